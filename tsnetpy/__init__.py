@@ -1,0 +1,1 @@
+"""One unprivileged Python process on a tailnet."""
