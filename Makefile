@@ -1,0 +1,48 @@
+# Every target sets .venv up by itself; nothing else is installed and nothing outside this folder is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: test lint demo bench interop compiled fuzz format clean setup
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group test --group lint --group compile
+	touch $@
+
+# Unit tests, without a network where the machine allows a network namespace.
+test: $(STAMP)
+	tools/offline.sh $(BIN)/python -m pytest -q -m "not interop" $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The sans-IO core compiled by mypyc, and its unit tests run on the result.
+compiled: $(STAMP)
+	$(BIN)/python tools/compile_core.py build/compiled
+	cd build/compiled && ../../tools/offline.sh ../../$(BIN)/python -m pytest -q -m "not interop" $$(cat core-tests.txt) $(ARGS)
+
+# The main job on the embedded tailnet: a page of a local web app, fetched by name through Serve.
+demo: $(STAMP)
+	$(BIN)/python -m apps.demo
+
+# Real peers in network namespaces: Headscale, official clients, OpenSSH, curl. Root and Go only; says why it skips.
+interop: $(STAMP)
+	$(BIN)/python -m pytest -q -m interop tests/interop $(ARGS)
+
+# tsnetpy against Go's tsnet in one run, as ratios.
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .interop $(VENV)
