@@ -1,0 +1,1 @@
+"""The real underlay: one UDP port, DERP connections, and disco choosing between them per peer."""

@@ -1,0 +1,1 @@
+"""What the shell above the engines stands on: clock, cells, supervision, bounded queues, TLS, batched UDP."""
