@@ -30,9 +30,11 @@ class TxPacket:
         gso_size: payload bytes per packet (the MSS) if this may be cut, else 0.
         ttl: time to live or hop limit.
         tos: traffic class, ECN bits included.
+        ident: IP identification, used if the packet has to be fragmented (IPv4 takes the low 16 bits).
+        mtu: path MTU towards *dst* if it is known to be below the interface's, else 0.
     """
 
-    __slots__ = ("dst", "gso_size", "header", "payload", "payload_len", "proto", "src", "tos", "ttl")
+    __slots__ = ("dst", "gso_size", "header", "ident", "mtu", "payload", "payload_len", "proto", "src", "tos", "ttl")
 
     def __init__(
         self,
@@ -45,6 +47,8 @@ class TxPacket:
         gso_size: int = 0,
         ttl: int = 64,
         tos: int = 0,
+        ident: int = 0,
+        mtu: int = 0,
     ) -> None:
         self.src = src
         self.dst = dst
@@ -55,6 +59,8 @@ class TxPacket:
         self.gso_size = gso_size
         self.ttl = ttl
         self.tos = tos
+        self.ident = ident
+        self.mtu = mtu
 
 
 @final

@@ -1,0 +1,177 @@
+"""Generic receive offload: joins in-order TCP segments of one batch into super-segments.
+
+The table of open runs lives for one batch only, so joining adds no delay and needs no timer. Nothing behind this GRO
+ever cuts a packet up again, so the rules are looser than a kernel's, where every merge must be reversible:
+
+* payload sizes may vary, PSH does not end a run, and the acknowledgement and window may advance (the last ones count);
+* timestamps may advance: the run keeps the first TSval, which RFC 7323 §4.3 wants for TS.Recent, and the last TSecr;
+* FIN may end a run. SYN, RST, URG, ECE, CWR, pure ACKs, fragments and anything unusual pass singly, and close the run
+  of their flow first, so that order within a flow is kept;
+* traffic class (which carries the ECN marks) and hop limit must agree.
+"""
+
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from tsnetpy.accel.segments import raw_sum
+from tsnetpy.base.addr import IpBytes
+from tsnetpy.base.packet import PROTO_TCP, Buffer, PeerId
+from tsnetpy.base.stats import Drops
+
+from .parse import parse
+from .rx import RxPacket
+
+MAX_RUN_BYTES: Final = 65535
+"""Payload bytes of one super-segment."""
+
+_ACK: Final = 0x10
+_PSH: Final = 0x08
+_FIN: Final = 0x01
+_MERGEABLE: Final = 0xFF & ~(_PSH | _FIN)
+
+# version and class, length, fragment field, ttl and protocol, addresses, ports, seq, ack, offset and flags, window
+_TCP4: Final = struct.Struct("!HHxxHHxx8sIIIHH")
+_TCP6: Final = struct.Struct("!IHH32sIIIHH")
+_TS_ONLY: Final = b"\x01\x01\x08\x0a"
+_NOBODY: Final[frozenset[IpBytes]] = frozenset()
+
+
+def coalesce(
+    packets: Iterable[tuple[PeerId, Buffer]],
+    drops: Drops,
+    verify: bool = True,
+    trusted: frozenset[IpBytes] = _NOBODY,
+) -> list[RxPacket]:
+    """Parse one batch of decrypted IP packets and join what belongs together.
+
+    Args:
+        packets: peer and complete IP packet, in order of arrival. The buffers are borrowed.
+        drops: counts what was refused.
+        verify: check inner checksums. It is the dearest step of receiving (1.3 of about 3 µs a packet).
+        trusted: source addresses whose packets are not verified all the same. WireGuard's authentication covers the
+            whole packet, so a checksum adds nothing where the peer itself made the packet, that is, for the peer's own
+            addresses; packets that a subnet router forwards for others still need it.
+
+    Returns:
+        Packets and super-segments; within one flow in order of arrival.
+    """
+    out: list[RxPacket] = []
+    runs: dict[tuple[bytes, int], RxPacket] = {}
+    run: RxPacket | None = None
+    for peer, data in packets:
+        size = len(data)
+        first = data[0] if size >= 40 else 0
+        if first == 0x45:
+            tos, total, frag, ttl, addrs, ports, seq, ack, offset_flags, wnd = _TCP4.unpack_from(data)
+            ip_len = 20
+            plain = total == size and not frag & 0xBFFF and ttl & 0xFF == PROTO_TCP
+        elif first >> 4 == 6 and size >= 60:
+            tos, total, ttl, addrs, ports, seq, ack, offset_flags, wnd = _TCP6.unpack_from(data)
+            ip_len = 40
+            plain = total + 40 == size and ttl >> 8 == PROTO_TCP
+        else:
+            plain = False
+        if not plain:
+            half = parse(peer, data, drops, verify and not _is_trusted(data, trusted))
+            if half is not None:
+                if half.proto == PROTO_TCP:
+                    runs.pop((half.addrs, half.ports), None)
+                    run = None
+                out.append(half)
+            continue
+
+        header_end = ip_len + (offset_flags >> 10 & 0x3C)
+        if header_end < ip_len + 20 or header_end > size:
+            drops.add("transport_length")
+            continue
+        if ports < 0x10000 or not ports & 0xFFFF:
+            drops.add("port_zero")
+            continue
+        if verify and (not trusted or addrs[: len(addrs) >> 1] not in trusted):
+            if ip_len == 20 and int.from_bytes(data[:20], "big") % 65535:
+                drops.add("ip_checksum")
+                continue
+            words = int.from_bytes(addrs, "big") + PROTO_TCP + size - ip_len
+            if (words + raw_sum(data[ip_len:])) % 65535:
+                drops.add("tcp_checksum")
+                continue
+
+        flags = offset_flags & 0xFF
+        mergeable = flags & _MERGEABLE == _ACK and header_end < size
+        options = bytes(data[ip_len + 20 : header_end])
+        if run is None or run.ports != ports or run.addrs != addrs:
+            run = runs.get((addrs, ports))
+        if (
+            mergeable
+            and run is not None
+            and run.next_seq == seq
+            and run.run_hops == ttl
+            and run.run_class == tos
+            and run.peer == peer
+            and (options == run.last_options or _join_options(run, options))
+            and (ack - run.ack) & 0xFFFFFFFF < 0x80000000
+            and run.payload_len + size - header_end <= MAX_RUN_BYTES
+        ):
+            length = size - header_end
+            if run.parts is None:
+                run.parts = [run.payload]
+            run.parts.append(data[header_end:])
+            run.payload_len += length
+            run.packets += 1
+            run.flags |= flags
+            run.ack = ack
+            run.wnd = wnd
+            run.next_seq = -1 if flags & _FIN else (seq + length) & 0xFFFFFFFF
+            continue
+
+        if ip_len == 20:
+            rx = RxPacket(peer, addrs, PROTO_TCP, ports, tos & 0xFF, ttl >> 8)
+        else:
+            rx = RxPacket(peer, addrs, PROTO_TCP, ports, tos >> 20 & 0xFF, ttl & 0xFF)
+        rx.seq = seq
+        rx.ack = ack
+        rx.flags = flags
+        rx.wnd = wnd
+        rx.options = options
+        rx.payload = bytes(data[header_end:])
+        out.append(rx)
+        if mergeable and not flags & _FIN:
+            rx.last_options = options
+            rx.payload_len = size - header_end
+            rx.next_seq = (seq + rx.payload_len) & 0xFFFFFFFF
+            rx.run_class = tos
+            rx.run_hops = ttl
+            runs[addrs, ports] = rx
+            run = rx
+        elif run is not None:
+            del runs[addrs, ports]
+            run = None
+
+    for rx in out:
+        if rx.parts is not None:
+            rx.payload = b"".join(rx.parts)
+            rx.parts = None
+    return out
+
+
+def _is_trusted(data: Buffer, trusted: frozenset[IpBytes]) -> bool:
+    if not trusted or len(data) < 20:
+        return False
+    if data[0] >> 4 == 4:
+        return bytes(data[12:16]) in trusted
+    return bytes(data[8:24]) in trusted
+
+
+def _join_options(run: RxPacket, options: bytes) -> bool:
+    """Join the options of the next segment if both carry just timestamps that do not run backwards."""
+    if len(options) != 12 or len(run.last_options) != 12:
+        return False
+    if options[:4] != _TS_ONLY or run.last_options[:4] != _TS_ONLY:
+        return False
+    step = int.from_bytes(options[4:8], "big") - int.from_bytes(run.last_options[4:8], "big")
+    if step & 0xFFFFFFFF >= 0x80000000:
+        return False
+    run.last_options = options
+    run.options = run.options[:8] + options[8:]
+    return True
