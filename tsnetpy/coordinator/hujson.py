@@ -19,7 +19,8 @@ def standardize(text: str) -> str:
     """Return *text* as plain JSON of the same length: comments and trailing commas become spaces."""
     out: list[str] = []
     at = 0
-    comma = -1  # index in `out` of a comma that only white space and comments have followed so far
+    comma = -1  # index in `out` of a comma behind a value that only white space and comments have followed so far
+    last = ""  # the character before, white space and comments left out
     for token in _TOKEN.finditer(text):
         between = text[at : token.start()]
         at = token.end()
@@ -27,15 +28,20 @@ def standardize(text: str) -> str:
             if rest[0] in "]}":
                 out[comma] = " "
             comma = -1
+            last = rest.rstrip()[-1]
+        elif rest := between.rstrip():
+            last = rest[-1]
         out.append(between)
         word = token.group()
         if word == ",":
-            comma = len(out)
+            comma = len(out) if last not in ("", "[", "{", ",", ":") else -1
+            last = ","
             out.append(word)
         elif word[0] == "/":
             out.append(_BLANK.sub(" ", word))
         else:
             comma = -1
+            last = '"'
             out.append(word)
     tail = text[at:]
     if comma >= 0 and tail.lstrip()[:1] in ("]", "}"):
