@@ -205,7 +205,7 @@ class Paths:
                 self.drops.add("disco_ambiguous_sender")
                 return
             if peer.handle_ping(message, source, now):
-                self._by_address[source] = peer
+                self._remember(source, peer)
                 self._queue(peer, Pong(message.txid, source), source, 0)
             self._settle(peer, now)
         elif isinstance(message, Pong):
@@ -296,9 +296,9 @@ class Paths:
             sent, latency = answered
             if sent.to is not None:
                 # The address that we pinged counts, not the one the pong came from: that is where packets will go.
-                self._by_address[sent.to] = peer
+                self._remember(sent.to, peer)
                 if source is not None:
-                    self._by_address[source] = peer
+                    self._remember(source, peer)
             if sent.purpose == PURPOSE_USER and len(self._events) < 1024:
                 self._events.append(UserPong(peer.node_key, pong.txid, latency, sent.to, sent.region))
             self._settle(peer, now)
@@ -342,6 +342,14 @@ class Paths:
             self.drops.add("disco_backlog")  # the owner drains after each call; a bound in case it does not
             return
         self._outgoing.append(Outgoing(peer.node_key, peer.disco_key, message, to, region))
+
+    def _remember(self, address: Endpoint, peer: PeerPath) -> None:
+        if len(self._by_address) >= 1024 + 64 * len(self.peers):
+            # A peer may ping from ever new ports; only what is still a candidate is worth remembering.
+            self._by_address = {
+                endpoint: other for endpoint, other in self._by_address.items() if endpoint in other.candidates
+            }
+        self._by_address[address] = peer
 
     def _forget_addresses(self, peer: PeerPath) -> None:
         self._by_address = {endpoint: other for endpoint, other in self._by_address.items() if other is not peer}
