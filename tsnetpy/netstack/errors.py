@@ -1,0 +1,47 @@
+"""How an engine's reasons become exceptions: errno values as the operating system's sockets would set them."""
+
+import errno
+from typing import Final
+
+from anyio import BrokenResourceError
+
+from tsnetpy.base.addr import Endpoint
+from tsnetpy.base.errors import DialError, LocalProtocolError
+
+_DIAL: Final[dict[str, tuple[int, str, str]]] = {
+    "refused": (
+        errno.ECONNREFUSED,
+        "connection refused",
+        "nothing listens on that port, or the tailnet policy does not allow this node to reach it",
+    ),
+    "reset": (errno.ECONNRESET, "connection reset while it was being made", ""),
+    "timeout": (
+        errno.ETIMEDOUT,
+        "no answer",
+        "the peer may be offline, or the tailnet policy may silently drop this connection",
+    ),
+    "unreachable": (errno.EHOSTUNREACH, "no route to host", "no peer of this tailnet has that address"),
+    "network-unreachable": (errno.ENETUNREACH, "network is unreachable", "the node has no address of that family"),
+}
+
+
+def dial_error(reason: str | None, target: Endpoint | str) -> DialError:
+    """Return the :class:`DialError` for an engine's *reason* why a connection to *target* was not made."""
+    number, text, hint = _DIAL.get(reason or "", (errno.ECONNABORTED, f"connection failed ({reason})", ""))
+    return DialError(f"{target}: {text}", errno=number, hint=hint)
+
+
+def broken(reason: str | None) -> BrokenResourceError:
+    """Return the exception for an established stream that died of *reason*; its cause is an ``OSError`` with errno."""
+    number = {"reset": errno.ECONNRESET, "timeout": errno.ETIMEDOUT, "unreachable": errno.EHOSTUNREACH}.get(
+        reason or "", errno.EPIPE
+    )
+    error = BrokenResourceError(reason or "the stream is broken")
+    error.__cause__ = OSError(number, reason or "broken stream")
+    return error
+
+
+def from_local_error(failure: LocalProtocolError, target: Endpoint | str) -> DialError:
+    """Return the :class:`DialError` for a call that the stack refused (port taken, address not ours, no ports left)."""
+    number = getattr(failure, "errno", 0) or 0
+    return DialError(f"{target}: {failure}", errno=number, hint=failure.hint)

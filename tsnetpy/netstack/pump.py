@@ -1,0 +1,193 @@
+"""The pump: the one owner of the data plane, and the border between the sans-IO core and tasks.
+
+After *any* mutating call it does the same three things in the same order (base/engine.py): drain the events, send what
+is pending, re-arm the timer. All of it is synchronous: received datagrams go from the underlay's reader straight into
+the data plane, and an application's ``send()`` goes straight down to the underlay, because one task hop costs as much
+as several packets; waiting is only for applications.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, final
+
+import anyio
+from anyio.abc import TaskStatus
+
+from tsnetpy.base.addr import IpBytes
+from tsnetpy.base.instant import SECOND, Instant
+from tsnetpy.base.packet import Buffer
+from tsnetpy.dataplane import DataPlane, DataPlaneConfig
+from tsnetpy.runtime.clock import monotonic_ns, wall_ns
+from tsnetpy.runtime.underlay import PathId, Underlay
+
+from .attributes import WhoIs
+
+_ROUNDS: Final = 64
+"""Rounds of sending in one turn; what is left waits for the timer task, so that one turn stays bounded."""
+
+
+class Readable(Protocol):
+    """What owns a socket of the stack and is told when it becomes ready."""
+
+    def on_ready(self, bits: int) -> None:
+        """Take note of readiness *bits* (see :mod:`tsnetpy.tcp.events`); runs between awaits and must not block."""
+        ...
+
+
+class EventSink(Protocol):
+    """Takes the data plane's rare events (a handshake finished, a peer moved)."""
+
+    def __call__(self, event: object) -> None:
+        """Take one event; runs between awaits."""
+        ...
+
+
+@final
+class Pump:
+    """Drives one :class:`DataPlane` over one :class:`Underlay`.
+
+    Attributes:
+        dataplane: the engine; touch it on the event-loop thread only, between awaits, and call :meth:`turn` after.
+        stack: its IP stack, for sockets.
+        identify: tells who an address is; set by the node, so that streams can carry identities.
+        turns: how often :meth:`turn` ran.
+    """
+
+    __slots__ = (
+        "_again",
+        "_armed",
+        "_clock",
+        "_more",
+        "_running",
+        "_sink",
+        "_turning",
+        "_underlay",
+        "_wake",
+        "dataplane",
+        "identify",
+        "stack",
+        "turns",
+    )
+
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        underlay: Underlay,
+        *,
+        clock: Callable[[], Instant] = monotonic_ns,
+        sink: EventSink | None = None,
+    ) -> None:
+        self.dataplane = dataplane
+        self.stack = dataplane.stack
+        self.identify: Callable[[IpBytes], WhoIs | None] = _nobody
+        self.turns = 0
+        self._underlay = underlay
+        self._clock = clock
+        self._sink = sink
+        self._turning = False
+        self._again = False
+        self._more = False  # a turn ended with something left to send
+        self._armed: Instant | None = None  # when the timer task will wake up at the latest
+        self._wake: anyio.Event | None = None
+        self._running = False
+
+    def now(self) -> Instant:
+        """Return the present instant, as the data plane counts it."""
+        return self._clock()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Fire the data plane's timers until cancelled."""
+        if self._running:
+            raise RuntimeError("the pump is already running")
+        self._running = True
+        try:
+            self.dataplane.wall_offset_ns = wall_ns() - self.now()
+            self.turn(self.now())
+            task_status.started()
+            while True:
+                await self._sleep()
+                # A sleep may end a moment early; a deadline that is handled "too early" would not be due and the
+                # loop would spin (architecture, C.3).
+                now = self.now()
+                deadline = self.dataplane.next_deadline()
+                if deadline is not None and deadline - now < _SLACK:
+                    now = max(now, deadline)
+                self.dataplane.wall_offset_ns = wall_ns() - now
+                if deadline is not None and deadline <= now:
+                    self.dataplane.handle_deadline(now)
+                self.turn(now)
+        finally:
+            self._running = False
+
+    def deliver(self, batch: Sequence[Buffer], path: PathId, now: Instant) -> None:
+        """Take datagrams from the underlay (its ``deliver`` callback)."""
+        self.dataplane.from_underlay(batch, path, now)
+        self.turn(now)
+
+    def configure(self, config: DataPlaneConfig) -> None:
+        """Apply a new configuration to the data plane."""
+        now = self.now()
+        self.dataplane.configure(config, now)
+        self.turn(now)
+
+    def kick(self) -> None:
+        """Run a turn now: send what application calls left pending, wake who became ready."""
+        self.turn(self._clock())
+
+    def turn(self, now: Instant) -> None:
+        """Drain the events, send what is pending, wake the waiters, re-arm the timer."""
+        if self._turning:
+            # An underlay that delivers from inside send() (two nodes on one in-memory wire) lands here.
+            self._again = True
+            return
+        self._turning = True
+        self.turns += 1
+        plane = self.dataplane
+        send = self._underlay.send
+        try:
+            for _ in range(_ROUNDS):
+                self._again = False
+                while (event := plane.next_event()) is not None:
+                    if self._sink is not None:
+                        self._sink(event)
+                out = plane.to_underlay(now)
+                for peer, batch in out:
+                    send(peer, batch)
+                if not out and not self._again:
+                    break
+            else:
+                self._more = True
+            for socket, bits in self.stack.take_ready():
+                owner = socket.owner
+                if owner is not None:
+                    owner.on_ready(bits)
+        finally:
+            self._turning = False
+        deadline = plane.next_deadline()
+        # Deadlines mostly move later (each ACK pushes the retransmission timer out). Only an earlier one is worth
+        # waking the timer task for; the others are noticed when it wakes up anyway.
+        if self._more or (deadline is not None and (self._armed is None or deadline < self._armed)):
+            self._armed = now if self._more else deadline
+            if self._wake is not None:
+                self._wake.set()
+
+    async def _sleep(self) -> None:
+        if self._more:
+            self._more = False
+            await anyio.lowlevel.checkpoint()
+            return
+        deadline = self.dataplane.next_deadline()
+        self._armed = deadline
+        self._wake = anyio.Event()
+        if deadline is None:
+            await self._wake.wait()
+        else:
+            with anyio.move_on_after(max(0, deadline - self._clock()) / SECOND):
+                await self._wake.wait()
+        self._wake = None
+
+
+_SLACK: Final = 1_000_000  # 1 ms: how early a sleep may end and still count as the deadline
+
+
+def _nobody(ip: IpBytes) -> WhoIs | None:
+    return None

@@ -1,0 +1,1 @@
+"""The node: control client, underlay, data plane and pump put together, behind one small class."""
