@@ -1,4 +1,4 @@
-"""Messages of the long poll: u32 **little-endian** length, then JSON, plain or in one zstd frame (reference, section 5)."""
+"""Messages of the long poll: u32 **little-endian** length, then JSON, plain or zstd (reference, section 5)."""
 
 from typing import Final, final
 
