@@ -1,0 +1,13 @@
+"""A sans-IO TCP engine: one connection, super-segments in and out, no addresses and no clock.
+
+Start reading at :mod:`tsnetpy.tcp.connection`; the variables are in :mod:`tsnetpy.tcp.tcb`.
+"""
+
+from .config import TcpConfig
+from .connection import Connection
+from .listener import Listener
+from .segment import Segment, rst_for
+from .states import State
+from .stats import TcpInfo
+
+__all__ = ["Connection", "Listener", "Segment", "State", "TcpConfig", "TcpInfo", "rst_for"]

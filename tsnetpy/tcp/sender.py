@@ -1,0 +1,394 @@
+"""The sending half: what the ACKs settle, and which super-segments go out next.
+
+Read RFC 9293 §3.8.6.2.1 (silly window syndrome), RFC 6298 (timeout) and :mod:`tsnetpy.tcp.recovery` first.
+"""
+
+from typing import Final, final
+
+from tsnetpy.base.instant import MILLISECOND, Instant
+
+from .buffers import SendBuffer
+from .config import TcpConfig
+from .congestion.base import CongestionControl
+from .congestion.registry import create
+from .emit import Emitter
+from .flags import ACK, FIN, PSH, WRITABLE
+from .recovery import LOSS, OPEN, RECOVERY, Recovery
+from .rtt import RttEstimator
+from .segment import Segment
+from .seqnum import MASK32
+from .tcb import Tcb
+from .timers import LINGER, NEVER, PERSIST, RETRANSMIT, USER_TIMEOUT
+
+_NOT_TIMED: Final = -1
+
+
+@final
+class Sender:
+    """Bytes to the peer.
+
+    Attributes:
+        buffer: unacknowledged and unsent bytes.
+        limit: send buffer size, autotuned.
+        rtt, cc, recovery: their states.
+        retries: timeouts in a row for the oldest segment.
+        probes: zero-window probes in a row; unanswered: those the peer did not react to.
+        probe_due: a probe waits to be sent.
+    """
+
+    __slots__ = (
+        "_emitter",
+        "_last_send",
+        "_small_end",
+        "_tcb",
+        "_timed_at",
+        "_timed_end",
+        "_used_until",
+        "_want_space",
+        "buffer",
+        "cc",
+        "limit",
+        "override",
+        "probe_due",
+        "probes",
+        "recovery",
+        "retries",
+        "rtt",
+        "unanswered",
+    )
+
+    def __init__(self, tcb: Tcb, emitter: Emitter, config: TcpConfig) -> None:
+        self._tcb = tcb
+        self._emitter = emitter
+        self.buffer = SendBuffer(tcb.iss + 1)
+        self.limit = config.snd_buf
+        self.rtt = RttEstimator(config)
+        self.cc: CongestionControl = create(config.congestion, tcb.mss, config.initial_window_packets)
+        self.recovery = Recovery(tcb, self.cc)
+        self.retries = 0
+        self.probes = 0
+        self.unanswered = 0
+        self.probe_due = False
+        self.override = False
+        self._timed_end = _NOT_TIMED
+        self._timed_at: Instant = 0
+        self._last_send: Instant = 0
+        self._small_end = tcb.iss
+        self._used_until = tcb.iss
+        self._want_space = False
+
+    def on_mss(self) -> None:
+        """The packet size was settled or changed."""
+        self.cc.set_mss(self._tcb.mss, self._tcb.config.initial_window_packets)
+
+    def start(self, syn_retransmitted: bool) -> None:
+        """The handshake is done: set the initial window for the negotiated packet size (RFC 6928 §2)."""
+        self.on_mss()
+        self.cc.cwnd = self._tcb.mss if syn_retransmitted else self.cc.initial_window
+        self.recovery.point = self._tcb.iss
+        self._used_until = self._tcb.snd_una
+
+    # -- application -------------------------------------------------------------------------------------------------
+
+    def space(self) -> int:
+        """Return how many bytes :meth:`write` would take now."""
+        room = self.limit - (self.buffer.end - self.buffer.start)
+        return room if room > 0 else 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Queue what fits of *data* and return how much that was."""
+        size = len(data)
+        room = self.limit - (self.buffer.end - self.buffer.start)
+        if size > room:
+            self._want_space = True
+            if room <= 0:
+                return 0
+            size = room
+        if size:
+            self.buffer.append(data, size)
+        return size
+
+    # -- acknowledgments ---------------------------------------------------------------------------------------------
+
+    def on_advance(self, ack: int, ts_ecr: int, now: Instant) -> None:
+        """*ack* (above SND.UNA, at most SND.NXT) acknowledges new bytes. *ts_ecr* is -1 without timestamps."""
+        tcb = self._tcb
+        una = tcb.snd_una
+        rtt = self.rtt
+        timers = tcb.timers.at
+        tcb.snd_una = ack
+        tcb.progress_at = now
+        if self._timed_end != _NOT_TIMED:
+            if ack >= self._timed_end:
+                rtt.sample(now - self._timed_at)
+                self._timed_end = _NOT_TIMED
+        elif ts_ecr >= 0 and self.recovery.state != OPEN:
+            # Karn's algorithm forbids a sample here, but the echo tells which transmission was meant (RFC 7323 §4).
+            elapsed = (tcb.clock(now) - ts_ecr) & MASK32
+            if elapsed * MILLISECOND <= rtt.max_rto:
+                rtt.sample(elapsed * MILLISECOND)
+        if self.retries:
+            self.retries = 0
+            if ts_ecr >= 0:
+                rtt.forget_backoff()
+        timers[USER_TIMEOUT] = NEVER
+        buffer = self.buffer
+        buffer.drop_until(ack if ack < buffer.end else buffer.end)
+        self.recovery.on_advance(ack - una, una < self._used_until, now, rtt.srtt)
+        timers[RETRANSMIT] = NEVER if ack == tcb.snd_nxt else now + rtt.rto
+        if self._want_space or self.limit < tcb.config.snd_buf_max:
+            self._tune_buffer()
+
+    def _tune_buffer(self) -> None:
+        """Grow the buffer to two congestion windows, and wake a writer once a third of it is free."""
+        tcb = self._tcb
+        want = self.cc.cwnd << 1
+        if want > self.limit and tcb.config.snd_buf_max > self.limit:
+            self.limit = min(want, tcb.config.snd_buf_max)
+        if self._want_space and 3 * self.space() >= self.limit:
+            self._want_space = False
+            tcb.ready |= WRITABLE
+
+    def on_duplicate(self, now: Instant) -> None:
+        """A duplicate ACK arrived, or new SACK information."""
+        if self.recovery.on_duplicate(now):
+            self._tcb.stats.fast_retransmits += 1
+            self._timed_end = _NOT_TIMED
+
+    def on_sack_progress(self, now: Instant) -> None:
+        """An advancing ACK also carried SACK news: that alone may prove a loss."""
+        recovery = self.recovery
+        if recovery.state == OPEN and recovery.check(now):
+            self._tcb.stats.fast_retransmits += 1
+            self._timed_end = _NOT_TIMED
+
+    def on_window(self, now: Instant) -> None:
+        """The peer's window was updated; an open one ends probing."""
+        tcb = self._tcb
+        if tcb.snd_wnd > tcb.max_snd_wnd:
+            tcb.max_snd_wnd = tcb.snd_wnd
+        if tcb.snd_wnd and self.probes:
+            self.probes = 0
+            self.unanswered = 0
+            tcb.progress_at = now
+            tcb.timers.at[USER_TIMEOUT] = NEVER
+            tcb.timers.at[PERSIST] = NEVER
+
+    def on_probe_answered(self, now: Instant) -> None:
+        """The window is still shut but the peer is there: probing may go on without end (RFC 9293 §3.8.6.1)."""
+        self.unanswered = 0
+        self._tcb.progress_at = now
+        self.arm_user_timeout()
+
+    # -- timers ------------------------------------------------------------------------------------------------------
+
+    def on_retransmit_timer(self, now: Instant) -> bool:
+        """The retransmission timer expired; return False when it did so too often."""
+        tcb = self._tcb
+        tcb.timers.at[RETRANSMIT] = NEVER
+        if tcb.snd_una == tcb.snd_nxt:
+            return True
+        self.retries += 1
+        tcb.stats.rto_fires += 1
+        if self.retries > tcb.config.data_retries:
+            return False
+        if self.retries == 1:
+            self.arm_user_timeout()
+        self._timed_end = _NOT_TIMED
+        self.recovery.on_timeout(now)
+        self.rtt.back_off()
+        tcb.timers.at[RETRANSMIT] = now + self.rtt.rto
+        return True
+
+    def on_persist_timer(self, now: Instant) -> None:
+        """Time for a window probe, or to send the little that a small window admits."""
+        tcb = self._tcb
+        tcb.timers.at[PERSIST] = NEVER
+        if tcb.snd_una != tcb.snd_nxt:
+            return
+        if tcb.snd_wnd > 0:
+            self.override = True  # RFC 9293 §3.8.6.2.1 (4): the override timeout
+            return
+        if self.probes == 0:
+            self.arm_user_timeout()
+        self.probes += 1
+        self.unanswered += 1
+        self.probe_due = True
+        tcb.control_due = True
+
+    def arm_user_timeout(self) -> None:
+        """Start the clock that ends a connection whose peer acknowledges nothing any more."""
+        tcb = self._tcb
+        if tcb.config.user_timeout:
+            tcb.timers.at[USER_TIMEOUT] = tcb.progress_at + tcb.config.user_timeout
+
+    # -- output ------------------------------------------------------------------------------------------------------
+
+    def transmit(self, out: list[Segment], now: Instant) -> None:
+        """Append what may be sent now: retransmissions first, then new data, then the FIN."""
+        tcb = self._tcb
+        recovery = self.recovery
+        if recovery.state != OPEN:
+            self._retransmit(out, now, False)
+        nxt = tcb.snd_nxt
+        buffer = self.buffer
+        pending = buffer.end - nxt
+        if pending <= 0:
+            if tcb.fin_queued and not tcb.fin_sent:
+                self._send_fin(out, now)
+            elif recovery.state == RECOVERY and tcb.sack_on:
+                self._retransmit(out, now, True)
+            return
+        una = tcb.snd_una
+        cc = self.cc
+        if nxt == una and now - self._last_send > self.rtt.rto:
+            cc.on_idle()
+        window_room = una + tcb.snd_wnd - nxt
+        if window_room <= 0 and nxt != una:
+            return
+        congestion_room = cc.cwnd - recovery.pipe()
+        mss = tcb.mss
+        config = tcb.config
+        most = mss * max(1, min(config.max_gso_packets, config.max_gso_bytes // mss))
+        count = config.max_segments_per_call
+        while pending > 0 and len(out) < count:
+            room = window_room if window_room < congestion_room else congestion_room
+            if pending <= room:
+                size = pending
+                if size > most:
+                    size = most
+                elif not config.nodelay and size % mss and not tcb.fin_queued and self._small_end > una:
+                    # Nagle, as Minshall refined it: one packet short of full in flight at a time.
+                    size -= size % mss
+            else:
+                size = most if room > most else room
+                size -= size % mss
+                if size <= 0 < window_room <= congestion_room and (
+                    self.override or window_room >= tcb.max_snd_wnd >> 1
+                ):
+                    size = window_room  # less than a packet: half the largest window, or the override timeout passed
+            if size <= 0:
+                break
+            self._send_new(out, nxt, size, now)
+            nxt += size
+            pending -= size
+            window_room -= size
+            congestion_room -= size
+        if congestion_room < mss:
+            self._used_until = nxt
+        self.override = False
+        if pending == 0 and tcb.fin_queued and not tcb.fin_sent:
+            self._send_fin(out, now)
+        if tcb.snd_nxt == una:
+            self._arm_persist(now)
+        else:
+            tcb.timers.at[PERSIST] = NEVER
+
+    def _send_new(self, out: list[Segment], seq: int, size: int, now: Instant) -> None:
+        tcb = self._tcb
+        buffer = self.buffer
+        end = seq + size
+        flags = ACK
+        if end == buffer.end:
+            flags |= PSH
+            if tcb.fin_queued:
+                flags |= FIN
+        mss = tcb.mss
+        if size % mss:
+            self._small_end = end
+        out.append(self._emitter.segment(seq, flags, buffer.slices(seq, size), size, now))
+        tcb.stats.bytes_out += size
+        if flags & FIN:
+            tcb.fin_sent = True
+            end += 1
+        tcb.snd_nxt = end
+        if self._timed_end == _NOT_TIMED:
+            # The first packet is timed and not the last: the peer may answer before the whole train has arrived.
+            self._timed_end = seq + (size if size < mss else mss)
+            self._timed_at = now
+        self._last_send = now
+        if tcb.timers.at[RETRANSMIT] == NEVER:
+            tcb.timers.at[RETRANSMIT] = now + self.rtt.rto
+
+    def _send_fin(self, out: list[Segment], now: Instant) -> None:
+        """Send a FIN of its own. It needs no room in either window (as everybody does it): it carries no data."""
+        tcb = self._tcb
+        out.append(self._emitter.segment(tcb.snd_nxt, FIN | ACK, [], 0, now))
+        tcb.fin_sent = True
+        tcb.snd_nxt += 1
+        if tcb.timers.at[RETRANSMIT] == NEVER:
+            tcb.timers.at[RETRANSMIT] = now + self.rtt.rto
+
+    def _retransmit(self, out: list[Segment], now: Instant, beyond_lost: bool) -> None:
+        """Send holes again as far as pipe allows; the first one regardless (RFC 6675 §5 step 4.3)."""
+        tcb = self._tcb
+        recovery = self.recovery
+        config = tcb.config
+        mss = tcb.mss
+        most = mss * max(1, min(config.max_gso_packets, config.max_gso_bytes // mss))
+        edge = max(tcb.snd_una + tcb.snd_wnd, tcb.snd_una + mss)  # a window shrunk to nothing still gets one packet
+        while len(out) < config.max_segments_per_call:
+            first = recovery.first_due
+            if first:
+                if tcb.snd_wnd == 0 and recovery.state != LOSS:
+                    return  # no fast retransmission into a closed window; the timeout will see to it
+                room = mss
+            else:
+                room = self.cc.cwnd - recovery.pipe()
+                room = min(room - room % mss, most)
+                if room <= 0:
+                    return
+            start, end = recovery.next_hole(beyond_lost)
+            end = min(end, start + room, edge)
+            if end <= start:
+                recovery.first_due = False
+                return
+            recovery.first_due = False
+            recovery.high_rxt = max(recovery.high_rxt, end)
+            self._resend(out, start, end, now)
+            if first:
+                tcb.timers.at[RETRANSMIT] = now + self.rtt.rto
+
+    def _resend(self, out: list[Segment], start: int, end: int, now: Instant) -> None:
+        """Retransmit start..end, which may include the FIN."""
+        tcb = self._tcb
+        buffer = self.buffer
+        data_end = min(end, buffer.end)
+        size = data_end - start
+        flags = ACK
+        if tcb.fin_sent and data_end == buffer.end:  # it rides along with the last data at no cost
+            flags |= FIN
+            self.recovery.high_rxt = max(self.recovery.high_rxt, buffer.end + 1)
+        payload = buffer.slices(start, size) if size > 0 else []
+        if size > 0 and data_end == buffer.end:
+            flags |= PSH
+        out.append(self._emitter.segment(start, flags, payload, max(size, 0), now))
+        tcb.stats.retransmits += 1
+        tcb.stats.bytes_retransmitted += max(size, 0)
+        self._timed_end = _NOT_TIMED
+        self._last_send = now
+
+    def _arm_persist(self, now: Instant) -> None:
+        """Nothing is in flight and something waits: without a timer a lost window update would be the end."""
+        tcb = self._tcb
+        if tcb.timers.at[PERSIST] != NEVER:
+            return
+        wait = min(self.rtt.rto << min(self.probes, 12), tcb.config.persist_max)
+        tcb.timers.at[PERSIST] = now + wait
+
+    def probe(self, out: list[Segment], now: Instant) -> None:
+        """Send the byte before SND.UNA's number, empty: old news to the peer, which must answer with its window."""
+        tcb = self._tcb
+        self.probe_due = False
+        tcb.stats.zero_window_probes += 1
+        out.append(self._emitter.segment(tcb.snd_una - 1, ACK, [], 0, now))
+        self._arm_persist(now)
+
+    def stop(self) -> None:
+        """The connection ended: nothing is sent any more."""
+        self.buffer.clear()
+        self.probe_due = False
+        self._tcb.timers.at[RETRANSMIT] = NEVER
+        self._tcb.timers.at[PERSIST] = NEVER
+        self._tcb.timers.at[USER_TIMEOUT] = NEVER
+        self._tcb.timers.at[LINGER] = NEVER
