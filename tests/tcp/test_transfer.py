@@ -1,0 +1,169 @@
+"""Two engines over a bad network: whatever happens, the bytes arrive once and in order."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.tcp.kit import Link, Pipe, blob
+from tsnetpy.base.instant import MILLISECOND, SECOND
+from tsnetpy.tcp import State, TcpConfig
+
+
+def test_bulk_over_a_clean_link():
+    pipe = Pipe()
+    data = blob(3_000_000)
+    got, _ = pipe.transfer(data)
+    assert got == data
+    info = pipe.a.info()
+    assert info.retransmits == 0
+    assert info.rto_fires == 0
+
+
+@pytest.mark.parametrize("gro", [True, False])
+@pytest.mark.parametrize("sack", [True, False])
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_bulk_over_a_bad_link(gro: bool, sack: bool, timestamps: bool):
+    config = TcpConfig(sack=sack, timestamps=timestamps)
+    pipe = Pipe(config, seed=3, gro=gro, link=Link(loss=0.01, reorder=0.01, duplicate=0.01))
+    data, back = blob(1_000_000), blob(200_000, 8)
+    assert pipe.transfer(data, back) == (data, back)
+    assert pipe.a.info().retransmits > 0
+
+
+def test_sack_repairs_loss_without_timeouts():
+    pipe = Pipe(seed=5, link=Link(loss=0.01))
+    start = pipe.now
+    data = blob(4_000_000)
+    got, _ = pipe.transfer(data)
+    assert got == data
+    info = pipe.a.info()
+    assert info.sack
+    assert info.fast_retransmits >= 5
+    assert info.rto_fires <= 6
+    # Reno at 1 % loss and 20 ms: around 6 Mbit/s; half of that would mean that recovery does not work.
+    assert (pipe.now - start) / SECOND < 12
+
+
+@given(
+    seed=st.integers(0, 1 << 30),
+    loss=st.sampled_from([0.0, 0.02, 0.1, 0.25]),
+    reorder=st.sampled_from([0.0, 0.05, 0.3]),
+    duplicate=st.sampled_from([0.0, 0.1]),
+    sack=st.booleans(),
+    timestamps=st.booleans(),
+    scaling=st.booleans(),
+    gro=st.booleans(),
+    nodelay=st.booleans(),
+    chunk=st.sampled_from([1, 37, 1200, 5000, 65_536]),
+    iss=st.sampled_from([0, 1, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFF0, 0xFFFF_FFFF]),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_network_any_options(
+    seed: int,
+    loss: float,
+    reorder: float,
+    duplicate: float,
+    sack: bool,
+    timestamps: bool,
+    scaling: bool,
+    gro: bool,
+    nodelay: bool,
+    chunk: int,
+    iss: int,
+):
+    size = 40_000 if chunk > 100 else 3_000
+    config = TcpConfig(sack=sack, timestamps=timestamps, window_scaling=scaling, nodelay=nodelay, syn_retries=20)
+    other = TcpConfig(syn_retries=20)
+    link = Link(loss=loss, reorder=reorder, duplicate=duplicate)
+    pipe = Pipe(config, other, seed=seed, gro=gro, iss_a=iss, iss_b=(iss * 7 + 5) & 0xFFFFFFFF, link=link)
+    data, back = blob(size, seed), blob(size // 2, seed + 1)
+    assert pipe.transfer(data, back, limit=20_000 * SECOND, chunk=chunk) == (data, back)
+
+
+def test_slow_bottleneck_with_a_short_queue_keeps_going():
+    pipe = Pipe(seed=2, link=Link(rate=20_000_000, queue_limit=64))
+    data = blob(5_000_000)
+    start = pipe.now
+    got, _ = pipe.transfer(data)
+    assert got == data
+    rate = len(data) * 8 / ((pipe.now - start) / SECOND)
+    assert rate > 12_000_000  # at least 60 % of the bottleneck
+
+
+def test_two_way_bulk_at_once():
+    pipe = Pipe(seed=4, link=Link(rate=50_000_000))
+    data, back = blob(2_000_000), blob(2_000_000, 9)
+    assert pipe.transfer(data, back) == (data, back)
+
+
+@pytest.mark.parametrize("offset", [1 << 32, (1 << 33) + 12345, (1 << 40) - 70_000])
+def test_streams_beyond_four_gigabytes(offset: int):
+    """As if *offset* bytes had gone by already: the absolute numbers are far above 32 bits, the wire is not."""
+    pipe = Pipe()
+    pipe.open()
+    for tx, rx in ((pipe.a, pipe.b), (pipe.b, pipe.a)):
+        shift = offset - offset % (1 << 32)  # the wire numbers stay what they are
+        sender, receiver = tx.tcb, rx.tcb
+        for name in ("snd_una", "snd_nxt", "snd_wl2", "iss"):
+            setattr(sender, name, getattr(sender, name) + shift)
+        for name in ("rcv_nxt", "rcv_adv", "last_ack_sent", "irs", "snd_wl1"):
+            setattr(receiver, name, getattr(receiver, name) + shift)
+        buffer = tx._sender.buffer
+        buffer.start += shift
+        buffer.end += shift
+        buffer._sealed_end += shift
+        tx._sender.recovery.point += shift
+    pipe.links[0].loss = 0.02
+    data, back = blob(400_000), blob(300_000, 3)
+    assert pipe.transfer(data, back) == (data, back)
+
+
+def test_sequence_numbers_wrap_on_the_wire():
+    pipe = Pipe(iss_a=0xFFFF_FFFF - 30_000, iss_b=0xFFFF_FFFF)
+    data = blob(200_000)
+    assert pipe.transfer(data, data) == (data, data)
+    wire = [p.seq for p in pipe.data_sent(0)]
+    assert max(wire) > 0xFFFF_0000
+    assert min(wire) < 200_000
+
+
+def test_many_tiny_writes_share_packets():
+    pipe = Pipe(TcpConfig(nodelay=False))
+    pipe.open()
+    pipe.clear_log()
+    for _ in range(2_000):
+        assert pipe.a.send(b"abc", pipe.now) == 3
+    pipe.run(SECOND)
+    assert pipe.b.readable_bytes == 6_000
+    assert len(pipe.data_sent(0)) <= 6
+    assert pipe.a.unsent_bytes == 0
+
+
+def test_after_everything_both_ends_are_gone():
+    pipe = Pipe()
+    pipe.transfer(b"ping", b"pong")
+    pipe.run(30 * SECOND)
+    assert pipe.a.state is State.CLOSED
+    assert pipe.b.state is State.CLOSED
+    assert pipe.a.error is None
+    assert pipe.a.next_deadline() is None
+    assert pipe.b.next_deadline() is None
+
+
+def test_receive_window_grows_with_a_reader_that_keeps_up():
+    pipe = Pipe(link=Link(delay=40 * MILLISECOND))
+    pipe.transfer(blob(12_000_000))
+    assert pipe.b.info().rcv_buf > 1_000_000
+    assert pipe.a.info().snd_buf > 500_000
+
+
+def test_a_lost_window_of_packets_is_recovered():
+    pipe = Pipe()
+    pipe.open()
+    first = pipe.links[0].count
+    pipe.links[0].drop_next = set(range(first, first + 10))
+    data = blob(60_000)
+    pipe.a.send(data, pipe.now)
+    pipe.run(5 * SECOND)
+    assert pipe.b.read(1 << 20, pipe.now) == data or pipe.b.readable_bytes
+    assert pipe.a.info().rto_fires == 1
