@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from dataclasses import dataclass, field
+from typing import Self
 
 import anyio
 from anyio.abc import SocketAttribute, TaskStatus, UDPSocket
@@ -15,46 +15,53 @@ from tsnetpy.disco import stun
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
 class StunServer:
-    """Answers Binding requests on one port of one or more local addresses.
+    """Answers Binding requests on one port of one or more local addresses; entering it binds them.
 
     The answer is smaller than the request and goes only to its source, so the server is no use as an amplifier.
+
+    Args:
+        hosts: literal local addresses; those that are not available are left out (a host without IPv6).
+        port: 0 = any.
+
+    Raises:
+        ConfigError: on entering: no address could be bound.
     """
 
-    hosts: tuple[str, ...]
-    """Local addresses; on a dual-stack list IPv6 may be missing on this host."""
-    port: int
-    """0 = any; :attr:`port` is the real one once it runs."""
-    answered: int = 0
-    drops: Drops = field(default_factory=Drops)
+    def __init__(self, hosts: tuple[str, ...], port: int) -> None:
+        self.port = port
+        """The real one, once entered."""
+        self.answered = 0
+        self.drops = Drops()
+        self._hosts = hosts
+        self._sockets: list[UDPSocket] = []
+
+    async def __aenter__(self) -> Self:
+        problem: OSError | None = None
+        for host in self._hosts:
+            try:
+                bound = await bind_udp(host, self.port)
+            except OSError as error:
+                _log.info("STUN does not listen on %s: %s", host, error)
+                problem = error
+                continue
+            self._sockets.append(bound)
+            self.port = bound.extra(SocketAttribute.local_port)
+        if not self._sockets and problem is not None:
+            raise ConfigError(f"STUN cannot listen on port {self.port}: {problem.strerror}") from problem
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            for bound in self._sockets:
+                await bound.aclose()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; ready when the sockets are bound.
-
-        Raises:
-            ConfigError: no address could be bound.
-        """
-        sockets: list[UDPSocket] = []
-        try:
-            for host in self.hosts:
-                try:
-                    bound = await bind_udp(host, self.port)
-                except OSError as error:
-                    if not sockets and host == self.hosts[-1]:
-                        raise ConfigError(f"STUN cannot listen on {host} port {self.port}: {error.strerror}") from error
-                    _log.info("STUN does not listen on %s: %s", host, error)
-                    continue
-                sockets.append(bound)
-                self.port = bound.extra(SocketAttribute.local_port)
-            async with anyio.create_task_group() as tasks:
-                for bound in sockets:
-                    tasks.start_soon(self._serve, bound)
-                task_status.started()
-        finally:
-            with anyio.CancelScope(shield=True):
-                for bound in sockets:
-                    await bound.aclose()
+        """Serve until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            for bound in self._sockets:
+                tasks.start_soon(self._serve, bound)
+            task_status.started()
 
     async def _serve(self, bound: UDPSocket) -> None:
         async for data, (host, port) in bound:
