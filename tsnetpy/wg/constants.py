@@ -12,7 +12,7 @@ REKEY_TIMEOUT: Final = 5 * SECOND
 REKEY_TIMEOUT_JITTER: Final = 334 * MILLISECOND
 """Uniform in [0, this): keeps two peers that began together from colliding for ever."""
 MAX_HANDSHAKE_ATTEMPTS: Final = 18
-"""REKEY_ATTEMPT_TIME (90 s) in steps of REKEY_TIMEOUT. The counter is checked before it grows: 20 initiations go out."""
+"""REKEY_ATTEMPT_TIME (90 s) in steps of REKEY_TIMEOUT. The counter is checked before it grows, hence 20 initiations."""
 KEEPALIVE_TIMEOUT: Final = 10 * SECOND
 COOKIE_REFRESH_TIME: Final = 120 * SECOND
 HANDSHAKE_INITIATION_SPACING: Final = 20 * MILLISECOND
