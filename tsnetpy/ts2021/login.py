@@ -73,6 +73,7 @@ class LoginMachine:
         ephemeral: ask for removal when the node goes away.
         entropy: for new keys.
         plain_http: the server's URL is ``http:``, so login URLs may be too.
+        force_new_key: the stored key is known to have expired; begin with its successor.
 
     Attributes:
         node_private: the key being registered.
@@ -95,6 +96,7 @@ class LoginMachine:
         ephemeral: bool,
         entropy: Entropy,
         plain_http: bool,
+        force_new_key: bool = False,
     ) -> None:
         self._version = version
         self._auth_key = auth_key
@@ -109,6 +111,8 @@ class LoginMachine:
         self._use_auth = bool(auth_key) and not self._had_key
         self.node_private = NodePrivate(dh.generate(entropy)) if node_private is None else node_private
         self.old_node_public = old_node_public
+        if force_new_key and self._had_key:
+            self._rotate()
 
     @property
     def node_public(self) -> NodePublic:
@@ -129,6 +133,10 @@ class LoginMachine:
 
     def receive(self, response: RegisterResponse) -> LoginResult:
         """Return what the answer means. After anything but :class:`LoggedIn` and :class:`Refused`, go on."""
+        if response.error and self._followup:
+            # A restarted server has forgotten the login URL; begin again without it before taking no for an answer.
+            self._followup = ""
+            return WaitAndSend(response.error)
         if response.error:
             return Refused(response.error, hint_for(response.error))
         if response.node_key_signature:
