@@ -33,8 +33,8 @@ def raw_sum(data: Buffer) -> int:
     if size <= _SLICE:
         total = int.from_bytes(data, "big")
         return total << 8 if size & 1 else total
-    total = 0
-    at = 0
+    total = int.from_bytes(data[:_SLICE], "big")
+    at = _SLICE
     while size - at > _SLICE:
         total += int.from_bytes(data[at : at + _SLICE], "big")
         at += _SLICE

@@ -10,7 +10,8 @@ DF clear, so that a router behind a subnet router may still cut them.
 import struct
 from typing import Final
 
-from tsnetpy.accel.segments import raw_sum, split_tcp
+from tsnetpy.accel import ops
+from tsnetpy.accel.segments import raw_sum
 from tsnetpy.base.packet import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, TxPacket
 from tsnetpy.wire import ipv4, ipv6
 
@@ -38,7 +39,7 @@ def split(tx: TxPacket, mtu: int) -> list[bytes]:
         mss = tx.gso_size if 0 < tx.gso_size < room else max(room, 1)
         if tx.payload_len > mss:
             body = payload[0] if len(payload) == 1 else b"".join(payload)
-            return split_tcp(_ip_template(tx, v4) + header, bytes(body), mss)
+            return ops.split_tcp(_ip_template(tx, v4) + header, bytes(body), mss)
 
     at = _CHECKSUM_AT.get(tx.proto, 0)
     body = b"".join((header, *payload))
