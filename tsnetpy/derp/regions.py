@@ -90,6 +90,8 @@ class HomeChooser:
     ) -> int:
         """Take a report of measured latencies and return the home region (also kept in :attr:`home`).
 
+        Without any measurement the old home stays; 0 if there is none (see :func:`stable_choice`).
+
         Args:
             latency: region to its best round trip in this report.
             derp_map: present map; regions that left it are never chosen.
@@ -112,8 +114,8 @@ class HomeChooser:
         old = self.home if self.home in derp_map.regions else 0
         heard = heard_from_home_at is not None and now - heard_from_home_at <= HEARD_RECENTLY
         if not usable:
-            self.home = old or stable_choice(derp_map, b"")
-            return self.home
+            self.home = old
+            return old
         # Ties go to the lower id so that two nodes with the same measurements meet in one region.
         best = min(usable, key=lambda region: (recent[region], region))
         if old and old != best and (old in usable or heard):

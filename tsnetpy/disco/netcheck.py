@@ -18,6 +18,8 @@ FULL_INTERVAL: Final = 5 * 60 * SECOND
 _FULL_SPACING: Final = 100 * MILLISECOND
 _DEFAULT_LATENCY: Final = 200 * MILLISECOND
 _ENOUGH_REGIONS: Final = 3
+_MIN_GRACE: Final = 50 * MILLISECOND
+"""The other family of a nearby region gets at least this long."""
 _MAX_PROBES: Final = 512
 
 
@@ -113,6 +115,7 @@ class NetCheck:
         self._answers_v4 = 0
         self._answered: set[Endpoint] = set()
         self._ends: Instant = 0
+        self._regions = 0
         self._full = True
         self._running = False
         self.last_full: Instant | None = None
@@ -159,6 +162,7 @@ class NetCheck:
                 extra = max(0, i - 1) * 50 * MILLISECOND if not full else 0
                 server = servers[i % len(servers)]
                 plan.append(Probe(region, server, now + i * spacing + extra, self._entropy.bytes(12)))
+        self._regions = len({probe.region for probe in plan})
         plan.sort(key=lambda probe: probe.at)
         self._waiting = plan[:_MAX_PROBES]
         if full:
@@ -198,11 +202,19 @@ class NetCheck:
         self._waiting = [other for other in self._waiting if not self._adds_nothing(other)]
         if not self._waiting and all(self._adds_nothing(other) for other in self._sent.values()):
             self._finish()
-        elif len(self._v4.keys() | self._v6.keys()) >= _ENOUGH_REGIONS:
+        elif len(self._v4.keys() | self._v6.keys()) >= min(_ENOUGH_REGIONS, self._regions):
             # The slowest so far bounds how long a better one could still take.
             slowest = max([*self._v4.values(), *self._v6.values()])
-            self._ends = min(self._ends, now + slowest * (2 if self._full else 1))
+            self._ends = min(self._ends, now + max(slowest * (2 if self._full else 1), _MIN_GRACE))
         return True
+
+    def server_failed(self, server: Endpoint) -> None:
+        """Take note that the host refuses to send to *server* (no route, no such family): nothing will come of it."""
+        self._answered.add(server)
+        self._waiting = [probe for probe in self._waiting if probe.server != server]
+        self._sent = {txid: probe for txid, probe in self._sent.items() if probe.server != server}
+        if self._running and not self._waiting and not self._sent:
+            self._finish()
 
     def next_deadline(self) -> Instant | None:
         """Return when to call :meth:`handle_deadline` (probes due, or the end)."""
