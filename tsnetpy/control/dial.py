@@ -6,6 +6,7 @@ looked at: a captive network can cut the line but not join in.
 
 import base64
 import ipaddress
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -328,4 +329,6 @@ def describe(error: BaseException) -> str:
         return ", ".join(sorted(texts))
     if isinstance(error, OSError) and isinstance(cause, OSError):
         return describe(cause)
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError) and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio puts a sentence about its own call into the text
+    return str(error) or type(error).__name__
