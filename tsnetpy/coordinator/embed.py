@@ -34,7 +34,7 @@ from .derp import DerpRelay, server_context
 from .policy import ALLOW_ALL, parse
 from .register import Registrar
 from .server import ControlServer, ServerTimes
-from .state import NodeRecord, Store
+from .state import NodeRecord, Store, UserRecord
 from .stun import StunServer
 from .tailnet import Tailnet
 
@@ -248,6 +248,10 @@ class Coordinator(AsyncContextManagerMixin):
     def auth_keys(self) -> list[auth.AuthKey]:
         """Return the records of all auth keys; none holds the secret."""
         return list(self._tailnet.auth_keys.values())
+
+    def users(self) -> list[UserRecord]:
+        """Return everybody who owns something here."""
+        return list(self._tailnet.users.values())
 
     def revoke_auth_key(self, key_id: str) -> None:
         """Make an auth key useless; its nodes stay.
