@@ -1,7 +1,6 @@
-"""Chooses the implementation, once, at import."""
+"""Chooses the implementation."""
 
 import importlib
-import os  # reading one environment variable at import; no other use
 from typing import Final, cast
 
 from tsnetpy.base.errors import ConfigError
@@ -44,6 +43,3 @@ def select(mode: str, module: str = NATIVE_MODULE) -> PacketOps:
     if mode == "native":
         raise AccelError(problem, hint=f"Unset {VARIABLE}, or set it to pure or auto.")
     return PureOps()
-
-
-ops: Final[PacketOps] = select(os.environ.get(VARIABLE, "auto"))
