@@ -119,11 +119,13 @@ async def _send(
 
 
 async def _next_event(stream: ByteStream, connection: h11.Connection) -> object:
+    ended = False
     while True:
         try:
             event = connection.next_event()
         except h11.RemoteProtocolError as error:
-            raise RemoteProtocolError("the server does not speak HTTP/1.1") from error
+            text = "the server closed the connection in its answer" if ended else "the server does not speak HTTP/1.1"
+            raise RemoteProtocolError(text) from error
         if event is h11.PAUSED:
             raise RemoteProtocolError("the server sends more than one answer")
         if event is not h11.NEED_DATA:
@@ -132,6 +134,7 @@ async def _next_event(stream: ByteStream, connection: h11.Connection) -> object:
             data = await stream.receive(_READ_BYTES)
         except anyio.EndOfStream:
             data = b""
+            ended = True
         connection.receive_data(data)
 
 
