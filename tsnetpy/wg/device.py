@@ -34,7 +34,7 @@ from .constants import (
     REKEY_TIMEOUT_JITTER,
 )
 from .events import EndpointSeen, PeerHandshake, UnknownPeerInitiation, UnknownSession
-from .handshake import ADMITTED, Handshaker
+from .handshake import ADMITTED, Handshaker, source_peer
 from .peer import NO_INDEX, Peer
 from .session import Session
 
@@ -295,6 +295,10 @@ class Device:
             if self._unknown_session_at is None or now - self._unknown_session_at >= SECOND:
                 self._unknown_session_at = now
                 self._events.push(UnknownSession(path=source))
+                known = self._peers.get(source_peer(source))
+                if known is not None:
+                    self._initiate(known, now, retry=False)
+                    self._reschedule(known)
             return
         if now - session.created >= REJECT_AFTER_TIME:
             self.drops.add("expired_session", len(datagrams))

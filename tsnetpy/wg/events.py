@@ -35,8 +35,8 @@ class UnknownPeerInitiation:
 class UnknownSession:
     """Transport messages came for a session that does not exist: the sender still uses keys of before a restart.
 
-    It notices by itself only after 15 s; an initiation of ours (:meth:`.device.Device.initiate`) ends the wait. At most
-    one of these a second.
+    It notices by itself only after 15 s; an initiation of ours (:meth:`.device.Device.initiate`) ends the wait. The
+    device does that itself where the path names the sender (a relay's). At most one of these a second.
     """
 
     path: Hashable

@@ -156,3 +156,10 @@ def source_host(source: Hashable) -> Hashable:
     if isinstance(source, tuple) and len(source) == 3 and source[0] == "udp":
         return source[:2]
     return source
+
+
+def source_peer(source: Hashable) -> PeerId:
+    """Return the peer that the path ``("derp", region, node key)`` names, or no bytes."""
+    if isinstance(source, tuple) and len(source) == 3 and source[0] == "derp" and isinstance(source[2], bytes):
+        return source[2]
+    return b""
