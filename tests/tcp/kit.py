@@ -278,3 +278,83 @@ class Pipe:
 def blob(size: int, seed: int = 7) -> bytes:
     """Return *size* pseudo-random bytes."""
     return Random(seed).randbytes(size)
+
+
+class Script:
+    """One engine against hand-made packets. Sequence numbers are relative to each side's ISN."""
+
+    PEER_ISN = 0xFFFF_FFF0
+    OUR_ISN = 0xFFFF_FF00
+
+    def __init__(self, config: TcpConfig | None = None, *, options: bytes = bytes.fromhex("020404d8")) -> None:
+        self.now = 50 * SECOND
+        self.config = config or TcpConfig()
+        self.options = options
+        self.conn = Connection.connect(self.config, self.OUR_ISN, self.now)
+
+    @classmethod
+    def established(cls, config: TcpConfig | None = None, *, options: bytes = bytes.fromhex("020404d8")) -> "Script":
+        """Return an engine that dialled and is ESTABLISHED, with nothing pending."""
+        script = cls(config, options=options)
+        (syn,) = script.out()
+        assert syn.flags == SYN
+        script.feed(0, 1, SYN | ACK, options=options)
+        script.out()
+        script.conn.take_ready()
+        assert script.conn.state is State.ESTABLISHED
+        return script
+
+    def feed(
+        self,
+        seq: int,
+        ack: int,
+        flags: int = ACK,
+        payload: bytes = b"",
+        wnd: int = 65_535,
+        options: bytes = b"",
+        packets: int = 1,
+    ) -> list[Segment]:
+        """Let a segment arrive and return the answer."""
+        self.conn.receive_segment(
+            (seq + self.PEER_ISN) & 0xFFFFFFFF,
+            (ack + self.OUR_ISN) & 0xFFFFFFFF if flags & ACK else 0,
+            flags,
+            wnd,
+            options,
+            payload,
+            self.now,
+            packets,
+        )
+        return self.out()
+
+    def out(self) -> list[Segment]:
+        """Return everything the engine sends now, numbers made relative."""
+        out: list[Segment] = []
+        while more := self.conn.segments_to_send(self.now):
+            out.extend(more)
+            assert len(out) < 500
+        for segment in out:
+            segment.seq = (segment.seq - self.OUR_ISN) & 0xFFFFFFFF
+            segment.ack = (segment.ack - self.PEER_ISN) & 0xFFFFFFFF if segment.flags & ACK else 0
+        return out
+
+    def wait(self, duration: int) -> list[tuple[int, Segment]]:
+        """Let time pass, timers firing exactly; return (time since the call, segment)."""
+        start = self.now
+        until = start + duration
+        out = [(0, s) for s in self.out()]
+        while (deadline := self.conn.next_deadline()) is not None and deadline <= until:
+            self.now = max(self.now, deadline)
+            self.conn.handle_deadline(self.now)
+            out.extend((self.now - start, s) for s in self.out())
+        self.now = until
+        return out
+
+    def state(self) -> State:
+        """Return the engine's state (a call, so that a type checker does not remember it)."""
+        return self.conn.state
+
+
+def payload_of(segment: Segment) -> bytes:
+    """Return the payload in one piece."""
+    return b"".join(bytes(piece) for piece in segment.payload)

@@ -9,7 +9,7 @@ from tsnetpy.base.instant import MILLISECOND, SECOND
 from tsnetpy.tcp import State, TcpConfig
 
 
-def test_bulk_over_a_clean_link():
+def test_bulk_over_a_clean_link() -> None:
     pipe = Pipe()
     data = blob(3_000_000)
     got, _ = pipe.transfer(data)
@@ -22,7 +22,7 @@ def test_bulk_over_a_clean_link():
 @pytest.mark.parametrize("gro", [True, False])
 @pytest.mark.parametrize("sack", [True, False])
 @pytest.mark.parametrize("timestamps", [True, False])
-def test_bulk_over_a_bad_link(gro: bool, sack: bool, timestamps: bool):
+def test_bulk_over_a_bad_link(gro: bool, sack: bool, timestamps: bool) -> None:
     config = TcpConfig(sack=sack, timestamps=timestamps)
     pipe = Pipe(config, seed=3, gro=gro, link=Link(loss=0.01, reorder=0.01, duplicate=0.01))
     data, back = blob(1_000_000), blob(200_000, 8)
@@ -30,7 +30,7 @@ def test_bulk_over_a_bad_link(gro: bool, sack: bool, timestamps: bool):
     assert pipe.a.info().retransmits > 0
 
 
-def test_sack_repairs_loss_without_timeouts():
+def test_sack_repairs_loss_without_timeouts() -> None:
     pipe = Pipe(seed=5, link=Link(loss=0.01))
     start = pipe.now
     data = blob(4_000_000)
@@ -70,7 +70,7 @@ def test_any_network_any_options(
     nodelay: bool,
     chunk: int,
     iss: int,
-):
+) -> None:
     size = 40_000 if chunk > 100 else 3_000
     config = TcpConfig(sack=sack, timestamps=timestamps, window_scaling=scaling, nodelay=nodelay, syn_retries=20)
     other = TcpConfig(syn_retries=20)
@@ -80,7 +80,7 @@ def test_any_network_any_options(
     assert pipe.transfer(data, back, limit=20_000 * SECOND, chunk=chunk) == (data, back)
 
 
-def test_slow_bottleneck_with_a_short_queue_keeps_going():
+def test_slow_bottleneck_with_a_short_queue_keeps_going() -> None:
     pipe = Pipe(seed=2, link=Link(rate=20_000_000, queue_limit=64))
     data = blob(5_000_000)
     start = pipe.now
@@ -90,14 +90,14 @@ def test_slow_bottleneck_with_a_short_queue_keeps_going():
     assert rate > 12_000_000  # at least 60 % of the bottleneck
 
 
-def test_two_way_bulk_at_once():
+def test_two_way_bulk_at_once() -> None:
     pipe = Pipe(seed=4, link=Link(rate=50_000_000))
     data, back = blob(2_000_000), blob(2_000_000, 9)
     assert pipe.transfer(data, back) == (data, back)
 
 
 @pytest.mark.parametrize("offset", [1 << 32, (1 << 33) + 12345, (1 << 40) - 70_000])
-def test_streams_beyond_four_gigabytes(offset: int):
+def test_streams_beyond_four_gigabytes(offset: int) -> None:
     """As if *offset* bytes had gone by already: the absolute numbers are far above 32 bits, the wire is not."""
     pipe = Pipe()
     pipe.open()
@@ -118,7 +118,7 @@ def test_streams_beyond_four_gigabytes(offset: int):
     assert pipe.transfer(data, back) == (data, back)
 
 
-def test_sequence_numbers_wrap_on_the_wire():
+def test_sequence_numbers_wrap_on_the_wire() -> None:
     pipe = Pipe(iss_a=0xFFFF_FFFF - 30_000, iss_b=0xFFFF_FFFF)
     data = blob(200_000)
     assert pipe.transfer(data, data) == (data, data)
@@ -127,7 +127,7 @@ def test_sequence_numbers_wrap_on_the_wire():
     assert min(wire) < 200_000
 
 
-def test_many_tiny_writes_share_packets():
+def test_many_tiny_writes_share_packets() -> None:
     pipe = Pipe(TcpConfig(nodelay=False))
     pipe.open()
     pipe.clear_log()
@@ -139,7 +139,7 @@ def test_many_tiny_writes_share_packets():
     assert pipe.a.unsent_bytes == 0
 
 
-def test_after_everything_both_ends_are_gone():
+def test_after_everything_both_ends_are_gone() -> None:
     pipe = Pipe()
     pipe.transfer(b"ping", b"pong")
     pipe.run(30 * SECOND)
@@ -150,14 +150,14 @@ def test_after_everything_both_ends_are_gone():
     assert pipe.b.next_deadline() is None
 
 
-def test_receive_window_grows_with_a_reader_that_keeps_up():
+def test_receive_window_grows_with_a_reader_that_keeps_up() -> None:
     pipe = Pipe(link=Link(delay=40 * MILLISECOND))
     pipe.transfer(blob(12_000_000))
     assert pipe.b.info().rcv_buf > 1_000_000
     assert pipe.a.info().snd_buf > 500_000
 
 
-def test_a_lost_window_of_packets_is_recovered():
+def test_a_lost_window_of_packets_is_recovered() -> None:
     pipe = Pipe()
     pipe.open()
     first = pipe.links[0].count

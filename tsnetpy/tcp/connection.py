@@ -138,7 +138,7 @@ class Connection:
             sender.rtt.sample(now - self._syn_sent_at)
         else:
             sender.rtt.restart_after_syn()
-        sender.start(self._syn_tries > 1)
+        sender.start(self._syn_tries > 1, now)
         self._receiver.rtt = sender.rtt.srtt
         self._syn_due = False
         if tcb.config.keepalive_idle:

@@ -82,7 +82,9 @@ class Receiver:
         """
         tcb = self._tcb
         nxt = tcb.rcv_nxt
-        edge = nxt + self.limit - self.queue.size
+        room = self.limit - self.queue.size
+        most = 0xFFFF << tcb.rcv_wscale  # what the field can say
+        edge = nxt + (room if room < most else most)
         if edge - tcb.rcv_adv >= tcb.mss or edge - tcb.rcv_adv >= self.limit >> 1:
             tcb.rcv_adv = edge
         field = (tcb.rcv_adv - nxt) >> tcb.rcv_wscale
@@ -98,7 +100,7 @@ class Receiver:
         if self.fin_seq >= 0:
             return  # nothing more will come
         left = tcb.rcv_adv - tcb.rcv_nxt
-        room = self.limit - self.queue.size
+        room = min(self.limit - self.queue.size, 0xFFFF << tcb.rcv_wscale)
         # At least doubled, and by a packet or half the buffer: otherwise the next ACK says it soon enough.
         if room >= left << 1 and (room - left >= tcb.mss or room - left >= self.limit >> 1):
             tcb.ack_now = True
@@ -154,6 +156,7 @@ class Receiver:
         stop = min(fin_at, tcb.rcv_adv)
         if stop < fin_at:
             tcb.stats.dropped_out_of_window += 1
+            tcb.ack_now = True
         if size and seq < nxt:
             self._duplicate(seq, min(fin_at, nxt))
         if stop > start:

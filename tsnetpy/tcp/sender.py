@@ -81,11 +81,12 @@ class Sender:
         """The packet size was settled or changed."""
         self.cc.set_mss(self._tcb.mss, self._tcb.config.initial_window_packets)
 
-    def start(self, syn_retransmitted: bool) -> None:
+    def start(self, syn_retransmitted: bool, now: Instant) -> None:
         """The handshake is done: set the initial window for the negotiated packet size (RFC 6928 §2)."""
         self.on_mss()
         self.cc.cwnd = self._tcb.mss if syn_retransmitted else self.cc.initial_window
         self.recovery.point = self._tcb.iss
+        self._last_send = now
         self._used_until = self._tcb.snd_una
 
     # -- application -------------------------------------------------------------------------------------------------
