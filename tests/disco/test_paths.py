@@ -6,7 +6,7 @@ from tests.disco.kit import REGION, CountingEntropy, Side, World, ep
 from tsnetpy.base.addr import Endpoint
 from tsnetpy.base.instant import MILLISECOND, SECOND, ms
 from tsnetpy.disco.messages import CallMeMaybe, Ping, Pong, derp_endpoint
-from tsnetpy.disco.paths import PathPeer, Paths, UserPong
+from tsnetpy.disco.paths import PathPeer, Paths
 from tsnetpy.disco.peer import MAX_CANDIDATES, TRUST_DURATION
 from tsnetpy.disco.quality import AddrQuality, better_addr
 
@@ -254,7 +254,7 @@ def test_user_ping_uses_every_path_until_one_is_trusted() -> None:
         (world.b.address, 0, 4 * MILLISECOND),
         (None, REGION, 20 * MILLISECOND),
     ]
-    assert all(isinstance(e, UserPong) and e.txid in txids for e in events)
+    assert all(event.txid in txids for event in events)
     assert len(world.a.paths.ping(world.b.key, world.now)) == 1
     assert world.a.paths.ping(b"?" * 32, world.now) == []
 
