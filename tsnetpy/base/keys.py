@@ -51,7 +51,7 @@ class _Key:
         return self.PREFIX + self.raw.hex()
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and isinstance(other, _Key) and other.raw == self.raw
+        return isinstance(other, _Key) and type(other) is type(self) and other.raw == self.raw
 
     def __hash__(self) -> int:
         return hash(self.raw)

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import anyio.abc
@@ -45,8 +45,16 @@ class SshConfig:
     """Where PATH, the locale, and for an unknown uid the account come from."""
 
 
+class SshHost(NodeHost, Protocol):
+    """A node that can also tell its peers about the server's host keys."""
+
+    def advertise(self, *, ssh_host_keys: tuple[str, ...]) -> None:
+        """Publish the public lines of the host keys; non-empty means that there is an SSH server."""
+        ...
+
+
 async def serve(
-    node: NodeHost, config: SshConfig | None = None, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    node: SshHost, config: SshConfig | None = None, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve SSH on the tailnet until cancelled.
 
@@ -65,6 +73,8 @@ async def serve(
     keys = config.host_keys or await run_blocking(load_or_create, config.state_dir)
     server = _Server(node, config, keys, own_account(config.environ))
     listener = await node.create_tcp_listener(config.port)
+    # Peers put these lines into their known_hosts, and take them as the sign that SSH is on.
+    node.advertise(ssh_host_keys=tuple(key.public_line for key in keys))
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(server.watch_policy)
         task_status.started()
