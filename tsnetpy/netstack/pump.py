@@ -7,7 +7,7 @@ as several packets; waiting is only for applications.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, final
+from typing import Final, Protocol, cast, final
 
 import anyio
 from anyio.abc import TaskStatus
@@ -16,13 +16,19 @@ from tsnetpy.base.addr import IpBytes
 from tsnetpy.base.instant import SECOND, Instant
 from tsnetpy.base.packet import Buffer
 from tsnetpy.dataplane import DataPlane, DataPlaneConfig
+from tsnetpy.ipstack import TcpSocket
 from tsnetpy.runtime.clock import monotonic_ns, wall_ns
 from tsnetpy.runtime.underlay import PathId, Underlay
+from tsnetpy.tcp import State
 
 from .attributes import WhoIs
 
 _ROUNDS: Final = 64
 """Rounds of sending in one turn; what is left waits for the timer task, so that one turn stays bounded."""
+
+
+_DELIVERED: Final = frozenset({State.CLOSED, State.FIN_WAIT_2, State.TIME_WAIT})
+"""States in which the peer has acknowledged everything, our FIN included (RFC 9293 figure 5)."""
 
 
 class Readable(Protocol):
@@ -50,12 +56,16 @@ class Pump:
         stack: its IP stack, for sockets.
         identify: tells who an address is; set by the node, so that streams can carry identities.
         turns: how often :meth:`turn` ran.
+        sockets: TCP connections that an application has or had, until the stack forgets them.
+        others: open listeners and UDP sockets.
+        stopped: the node has ended; sockets raise ``ClosedResourceError``.
     """
 
     __slots__ = (
         "_again",
         "_armed",
         "_clock",
+        "_drain",
         "_more",
         "_running",
         "_sink",
@@ -64,7 +74,10 @@ class Pump:
         "_wake",
         "dataplane",
         "identify",
+        "others",
+        "sockets",
         "stack",
+        "stopped",
         "turns",
     )
 
@@ -80,6 +93,9 @@ class Pump:
         self.stack = dataplane.stack
         self.identify: Callable[[IpBytes], WhoIs | None] = _nobody
         self.turns = 0
+        self.sockets: dict[TcpSocket, None] = {}
+        self.others: set[Readable] = set()
+        self.stopped = False
         self._underlay = underlay
         self._clock = clock
         self._sink = sink
@@ -89,6 +105,7 @@ class Pump:
         self._armed: Instant | None = None  # when the timer task will wake up at the latest
         self._wake: anyio.Event | None = None
         self._running = False
+        self._drain: anyio.Event | None = None
 
     def now(self) -> Instant:
         """Return the present instant, as the data plane counts it."""
@@ -159,7 +176,10 @@ class Pump:
             for socket, bits in self.stack.take_ready():
                 owner = socket.owner
                 if owner is not None:
-                    owner.on_ready(bits)
+                    # Only this layer sets owners; the stack knows them as objects.
+                    cast("Readable", owner).on_ready(bits)
+            if self._drain is not None and not self._undelivered():
+                self._drain.set()
         finally:
             self._turning = False
         deadline = plane.next_deadline()
@@ -169,6 +189,26 @@ class Pump:
             self._armed = now if self._more else deadline
             if self._wake is not None:
                 self._wake.set()
+
+    async def close(self, drain_s: float) -> None:
+        """Close every socket, and wait up to *drain_s* seconds until the peers have what was sent to them."""
+        now = self.now()
+        for socket in list(self.sockets):
+            socket.close(now)
+        self._drain = anyio.Event()
+        self.turn(now)
+        with anyio.move_on_after(drain_s):
+            await self._drain.wait()
+        self.stop()
+
+    def stop(self) -> None:
+        """Wake everybody who waits for a socket; from now on they raise ``ClosedResourceError``."""
+        self.stopped = True
+        for owner in [socket.owner for socket in self.sockets] + list(self.others):
+            cast("Readable", owner).on_ready(-1)
+
+    def _undelivered(self) -> bool:
+        return any(socket.connection.state not in _DELIVERED for socket in self.sockets)
 
     async def _sleep(self) -> None:
         if self._more:

@@ -15,15 +15,16 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 from tsnetpy.base.addr import Endpoint, IpBytes, format_ip
 from tsnetpy.base.errors import LocalProtocolError
 from tsnetpy.ipstack import TcpListenerSocket, TcpSocket
+from tsnetpy.tcp import State
 from tsnetpy.tcp.flags import CLOSED, EOF, ERROR, ESTABLISHED, READABLE, WRITABLE
+from tsnetpy.tcp.states import HANDSHAKE
 
 from .attributes import TsnetAttribute, WhoIs
 from .errors import broken, dial_error, from_local_error
 from .pump import Pump
 
 _IN: Final = READABLE | EOF | CLOSED | ERROR
-_OUT: Final = WRITABLE | CLOSED | ERROR
-_UP: Final = ESTABLISHED | CLOSED | ERROR
+_OUT: Final = WRITABLE | ESTABLISHED | CLOSED | ERROR
 
 
 @final
@@ -60,15 +61,18 @@ class TcpStream(ByteStream):
         self._closed = False
         self._identity: WhoIs | None = None
         socket.owner = self
+        pump.sockets[socket] = None
 
     def on_ready(self, bits: int) -> None:
         """Wake the tasks that wait for any of *bits* (called by the pump)."""
         if bits & _IN and self._reader is not None:
             self._reader.set()
             self._reader = None
-        if bits & (_OUT | ESTABLISHED) and self._writer is not None:
+        if bits & _OUT and self._writer is not None:
             self._writer.set()
             self._writer = None
+        if bits & CLOSED and self._socket.closed:
+            self._pump.sockets.pop(self._socket, None)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return up to *max_bytes* that have arrived, waiting for the first.
@@ -88,7 +92,7 @@ class TcpStream(ByteStream):
         waited = False
         try:
             while True:
-                if self._closed:
+                if self._closed or self._pump.stopped:
                     raise ClosedResourceError
                 now = self._pump.now()
                 data = self._socket.read(max_bytes, now)
@@ -103,7 +107,7 @@ class TcpStream(ByteStream):
                     raise broken(connection.error)
                 if connection.eof_received:
                     raise EndOfStream
-                if self._socket.closed:
+                if connection.state is State.CLOSED:
                     raise broken("reset")
                 self._reader = anyio.Event()
                 waited = True
@@ -130,7 +134,7 @@ class TcpStream(ByteStream):
             total = len(item)
             view: bytes | memoryview = item
             while True:
-                if self._closed or self._send_closed:
+                if self._closed or self._send_closed or self._pump.stopped:
                     raise ClosedResourceError
                 error = self._socket.connection.error
                 if error is not None:
@@ -235,10 +239,12 @@ class TcpStream(ByteStream):
             connection = self._socket.connection
             if connection.error is not None:
                 return connection.error
-            if connection.established:
-                return None
-            if self._socket.closed:
+            if self._pump.stopped:
+                return "aborted"
+            if connection.state is State.CLOSED:
                 return "reset"
+            if connection.state not in HANDSHAKE:
+                return None
             self._writer = anyio.Event()
             await self._writer.wait()
 
@@ -284,6 +290,7 @@ class TcpListener(Listener[TcpStream]):
         self._accepting = False
         self._closed = False
         socket.owner = self
+        pump.others.add(self)
 
     def on_ready(self, bits: int) -> None:
         """Wake the accepting task (called by the pump)."""
@@ -305,7 +312,7 @@ class TcpListener(Listener[TcpStream]):
         waited = False
         try:
             while True:
-                if self._closed:
+                if self._closed or self._pump.stopped:
                     raise ClosedResourceError
                 socket = self._socket.accept()
                 if socket is not None:
@@ -325,6 +332,8 @@ class TcpListener(Listener[TcpStream]):
     async def serve(self, handler: Callable[[TcpStream], Any], task_group: TaskGroup | None = None) -> None:
         """Call *handler* in a new task for each connection, until cancelled or the listener is closed.
 
+        When the listener is closed this returns, once the handlers in its own group are done.
+
         Args:
             handler: ``async def handler(stream)``; it owns the stream and closes it.
             task_group: where handlers run; by default a group that ends with this call.
@@ -337,12 +346,17 @@ class TcpListener(Listener[TcpStream]):
 
     async def _serve(self, handler: Callable[[TcpStream], Any], group: TaskGroup) -> None:
         while True:
-            group.start_soon(handler, await self.accept())
+            try:
+                stream = await self.accept()
+            except ClosedResourceError:
+                return
+            group.start_soon(handler, stream)
 
     async def aclose(self) -> None:
         """Stop listening; connections that wait to be accepted are reset."""
         if not self._closed:
             self._closed = True
+            self._pump.others.discard(self)
             now = self._pump.now()
             self._socket.close(now)
             self._pump.turn(now)

@@ -52,6 +52,7 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
         self._receiving = False
         self._closed = False
         socket.owner = self
+        pump.others.add(self)
 
     def on_ready(self, bits: int) -> None:
         """Wake the receiving task (called by the pump)."""
@@ -102,6 +103,7 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
         """Close the socket; datagrams that wait are dropped."""
         if not self._closed:
             self._closed = True
+            self._pump.others.discard(self)
             self._socket.close()
             self.on_ready(0)
         await anyio.lowlevel.checkpoint()
@@ -128,7 +130,7 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
         waited = False
         try:
             while True:
-                if self._closed:
+                if self._closed or self._pump.stopped:
                     raise ClosedResourceError
                 found = self._socket.recv_from()
                 if found is not None:

@@ -39,6 +39,7 @@ class NodeOptions(TypedDict, total=False):
     accept_routes: bool
     shields_up: bool
     timeout: float
+    dial_timeout: float
     on_auth_url: Callable[[str], None] | None
     serve_dns: bool
     ssh_host_keys: tuple[str, ...]
@@ -68,6 +69,8 @@ class NodeConfig:
     """Refuse everything that peers initiate."""
     timeout: float = 60.0
     """Seconds that ``async with Node(...)`` waits until the node runs."""
+    dial_timeout: float = 30.0
+    """Seconds after which a dial that nobody answers fails with ``ETIMEDOUT``."""
     on_auth_url: Callable[[str], None] | None = field(default=None, repr=False)
     """Called with each login URL that a person has to visit; it is also logged and part of the status."""
     serve_dns: bool = True
@@ -95,8 +98,8 @@ class NodeConfig:
                 raise ConfigError(f"{tag!r} is no tag", hint="tags look like tag:web: letters, digits and dashes")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"{self.port} is no UDP port")
-        if self.timeout <= 0:
-            raise ConfigError("the timeout must be positive")
+        if self.timeout <= 0 or self.dial_timeout <= 0:
+            raise ConfigError("a timeout must be positive")
         return replace(
             self,
             hostname=host_label(self.hostname or env.get("TS_HOSTNAME", "") or _program_name()),

@@ -152,7 +152,14 @@ class Identity:
     """The server that knows the node key."""
     profile: str = ""
     """The store's name for this login."""
+    node_id: str = ""
+    """The server's stable ID of this node, once known."""
     _document: dict[str, object] = field(default_factory=dict, repr=False)
+
+    def forget_document(self) -> None:
+        """Start a new profile with the next login."""
+        self._document = {}
+        self.node_id = ""
 
 
 def load_identity(store: StateStore, entropy: Entropy) -> Identity:
@@ -178,6 +185,8 @@ def load_identity(store: StateStore, entropy: Entropy) -> Identity:
         config = _object(identity._document.get("Config"))
         identity.node = _private(config.get("PrivateNodeKey"))
         identity.old_node = _private(config.get("OldPrivateNodeKey"))
+        node_id = config.get("NodeID")
+        identity.node_id = node_id if isinstance(node_id, str) else ""
         url = identity._document.get("ControlURL")
         identity.control_url = url if isinstance(url, str) else ""
     except (DecodeError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
@@ -219,8 +228,9 @@ def save_login(
         PrivateNodeKey=identity.node.text(),
         OldPrivateNodeKey=identity.old_node.text() if identity.old_node is not None else _ZERO_KEY,
         UserProfile=user,
-        NodeID=node_id or config.get("NodeID", ""),
+        NodeID=node_id or identity.node_id,
     )
+    identity.node_id = node_id or identity.node_id
     config.setdefault("NetworkLockKey", _ZERO_NL_KEY)
     document.setdefault("RouteAll", False)
     document.setdefault("CorpDNS", True)
@@ -233,7 +243,7 @@ def save_login(
         Name=login_name or hostname,
         Key=identity.profile,
         UserProfile=user,
-        NodeID=config["NodeID"],
+        NodeID=identity.node_id,
         ControlURL=control_url,
         NetworkProfile={"MagicDNSName": "", "DomainName": domain},
     )
@@ -255,6 +265,7 @@ def forget_login(store: StateStore, identity: Identity) -> None:
         StateError: it cannot be stored.
     """
     identity.node = identity.old_node = None
+    identity.node_id = ""
     if not identity.profile:
         return
     document = identity._document
