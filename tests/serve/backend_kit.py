@@ -181,14 +181,17 @@ class Backend:
                 await settle(5)
                 await stream.send(bytes((byte,)))
         elif mode == "sse":
-            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+            await stream.send(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
             for n in range(3):
                 await stream.send(b"9\r\ndata: %d\n\n\r\n" % n)
                 await settle(5)
             await stream.send(b"0\r\n\r\n")
         elif mode == "hints":
             await stream.send(
-                b"HTTP/1.1 103 Early Hints\r\nLink: </x.css>; rel=preload\r\n\r\n" + response("200 OK", [DATE, JSON], echo)
+                b"HTTP/1.1 103 Early Hints\r\nLink: </x.css>; rel=preload\r\n\r\n"
+                + response("200 OK", [DATE, JSON], echo)
             )
         elif mode == "500":
             await stream.send(response("500 Oops Custom Reason", [DATE, JSON], echo))

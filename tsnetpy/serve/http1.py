@@ -33,6 +33,7 @@ LINGER_S: Final = 1.0
 
 _VALID_HOST: Final = re.compile(rb"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
 
+_PROTOCOL: Final = re.compile(rb"[!-~]+")
 _REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
 
@@ -182,7 +183,7 @@ class _Sink:
                     return None
                 request.chunked = True
             elif lower == b"upgrade":
-                upgrade = value
+                upgrade = value if _PROTOCOL.fullmatch(value) else b""
             elif lower == b"expect":
                 if value.lower() != b"100-continue":
                     self.fail(417, "only 100-continue can be expected")

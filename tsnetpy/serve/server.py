@@ -1,7 +1,7 @@
 """Serve a configuration on a node: listeners, TLS, the life of each connection, limits, and the access log."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, final
@@ -84,7 +84,7 @@ class AccessRecord:
 
 
 AccessLog: TypeAlias = Callable[[AccessRecord], None]
-_Serve: TypeAlias = Callable[[ByteStream], Awaitable[None]]
+_Serve: TypeAlias = Callable[[ByteStream], Coroutine[Any, Any, None]]
 
 
 def urls(host: NodeHost, config: ServeConfig) -> list[str]:
