@@ -157,13 +157,74 @@ def test_receive_window_grows_with_a_reader_that_keeps_up() -> None:
     assert pipe.a.info().snd_buf > 500_000
 
 
-def test_a_lost_window_of_packets_is_recovered() -> None:
-    pipe = Pipe()
+@pytest.mark.parametrize("sack", [True, False])
+def test_a_lost_window_of_packets_is_recovered(sack: bool) -> None:
+    pipe = Pipe(TcpConfig(sack=sack))
     pipe.open()
     first = pipe.links[0].count
     pipe.links[0].drop_next = set(range(first, first + 10))
     data = blob(60_000)
     pipe.a.send(data, pipe.now)
     pipe.run(5 * SECOND)
-    assert pipe.b.read(1 << 20, pipe.now) == data or pipe.b.readable_bytes
-    assert pipe.a.info().rto_fires == 1
+    got = b""
+    while part := pipe.b.read(1 << 20, pipe.now):
+        got += part
+    assert got == data
+    info = pipe.a.info()
+    assert (info.rto_fires, info.tail_probes) == ((0, 1) if sack else (1, 0))
+
+
+def test_a_lost_acknowledgment_costs_two_round_trips_and_no_window() -> None:
+    pipe = Pipe()
+    pipe.open()
+    pipe.links[1].drop_next = {pipe.links[1].count}
+    start = pipe.now
+    pipe.a.send(blob(9_000), pipe.now)
+    while pipe.a.unsent_bytes:
+        assert pipe.step(pipe.now + 10 * SECOND)
+    assert pipe.now - start < 80 * MILLISECOND
+    info = pipe.a.info()
+    assert (info.tail_probes, info.rto_fires, info.fast_retransmits) == (1, 0, 0)
+    assert info.ssthresh > 1 << 30  # the peer's DSACK proved that nothing had been lost
+
+
+def test_a_repaired_tail_counts_as_congestion() -> None:
+    pipe = Pipe()
+    pipe.open()
+    first = pipe.links[0].count
+    pipe.links[0].drop_next = {first + 6, first + 7}
+    pipe.a.send(blob(8 * 1208), pipe.now)
+    pipe.run(SECOND)
+    info = pipe.a.info()
+    assert (info.tail_probes, info.rto_fires, info.retransmits) == (1, 0, 2)
+    assert info.cwnd < 10 * 1208
+
+
+def test_a_lost_retransmission_is_noticed_without_a_timeout() -> None:
+    pipe = Pipe(link=Link(rate=100_000_000))
+    pipe.open()
+    pipe.a._sender.cc.cwnd = 60 * 1208
+    first = pipe.links[0].count
+    data = blob(400_000)
+    state = {"hits": 0}
+    victim = (pipe.a.tcb.snd_nxt + 5 * 1208) & 0xFFFFFFFF
+    pipe.links[0].drop_next = {first + 5}
+    sent = 0
+    until = pipe.now + 60 * SECOND
+    got = bytearray()
+    while len(got) < len(data):
+        if sent < len(data):
+            sent += pipe.a.send(data[sent:], pipe.now)
+        before = len(pipe.log)
+        pipe.step(until)
+        again = [p for _, s, p in pipe.log[before:] if s == 0 and p.seq == victim and p.payload]
+        if again and state["hits"] == 0 and pipe.a.info().retransmits:
+            state["hits"] = 1  # lose the first retransmission in flight
+            pipe._heap = [item for item in pipe._heap if not (item[2] == 1 and item[3].seq == victim)]
+            pipe._heap.sort()
+        got += pipe.b.read(1 << 20, pipe.now)
+        assert pipe.now < until
+    assert bytes(got) == data
+    assert state["hits"] == 1
+    assert pipe.a.info().rto_fires == 0
+    assert pipe.a.info().retransmits >= 2

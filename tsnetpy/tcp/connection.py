@@ -434,7 +434,7 @@ class Connection:
         una = tcb.snd_una
         news = 0
         if extra.sacks and tcb.sack_on and tcb.snd_nxt > una:
-            news = sender.recovery.on_sack(extra.sacks)
+            news = sender.recovery.on_sack(extra.sacks, ack)
         changed = False
         if ack >= una and (tcb.snd_wl1 < seq or (tcb.snd_wl1 == seq and tcb.snd_wl2 <= ack)):
             changed = window != tcb.snd_wnd
@@ -446,10 +446,12 @@ class Connection:
         if ack > una:
             sender.on_advance(ack, extra.ts_ecr if tcb.ts_on and extra.has_ts else -1, now)
             if news:
-                sender.on_sack_progress(now)
+                sender.on_sack_news(True, now)
             if tcb.fin_sent and ack == tcb.snd_nxt:
                 self._fin_acknowledged(now)
-        elif news or (ack == una and length == 0 and not changed and tcb.snd_nxt > una and not tcb.sack_on):
+        elif news:
+            sender.on_sack_news(False, now)
+        elif ack == una and length == 0 and not changed and tcb.snd_nxt > una and not tcb.sack_on:
             sender.on_duplicate(now)
         elif ack == una and sender.probes:
             sender.on_probe_answered(now)
@@ -621,6 +623,8 @@ class Connection:
                 tcb.timers.at[RETRANSMIT] = now + self._sender.rtt.rto
         if self._sender.probe_due:
             self._sender.probe(out, now)
+        if self._sender.tail_due:
+            self._sender.probe_tail(out, now)
 
     def _send_reset(self, seq: int, ack: int, flags: int) -> None:
         """Queue a reset (bounded: one flood of bad segments must not become a queue of answers)."""
@@ -803,6 +807,7 @@ class Connection:
             retransmits=stats.retransmits,
             rto_fires=stats.rto_fires,
             fast_retransmits=stats.fast_retransmits,
+            tail_probes=stats.tail_probes,
             bytes_in=stats.bytes_in,
             bytes_out=stats.bytes_out,
             bytes_retransmitted=stats.bytes_retransmitted,

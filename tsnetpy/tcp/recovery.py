@@ -38,13 +38,16 @@ class Recovery:
         dup_acks: duplicate ACKs in a row.
         first_due: the first hole is to be sent regardless of cwnd.
         board: SACK scoreboard; empty when SACK is off.
+        dsack: the last SACK option reported a duplicate (RFC 2883).
     """
 
     __slots__ = (
         "_cc",
         "_reno_sacked",
+        "_rxt_mark",
         "_tcb",
         "board",
+        "dsack",
         "dup_acks",
         "first_due",
         "high_rxt",
@@ -63,7 +66,9 @@ class Recovery:
         self.dup_acks = 0
         self.first_due = False
         self.board = Scoreboard(_MAX_SACK_RANGES)
+        self.dsack = False
         self._reno_sacked = 0
+        self._rxt_mark = tcb.iss
 
     def pipe(self) -> int:
         """Return the estimate of bytes in the network (RFC 6675 §4 SetPipe)."""
@@ -81,15 +86,21 @@ class Recovery:
         edge = min(max(self.lost_edge, una), nxt)
         return board.unsacked(una, min(self.high_rxt, edge)) + board.unsacked(edge, nxt)
 
-    def on_sack(self, blocks: list[tuple[int, int]]) -> int:
-        """Put wire *blocks* on the scoreboard; return how many bytes were news. Nonsense and DSACK are skipped."""
+    def on_sack(self, blocks: list[tuple[int, int]], ack: int) -> int:
+        """Put wire *blocks* on the scoreboard; return how many bytes were news. Nonsense is skipped.
+
+        A block at or below *ack*, the number in the same segment, reports a duplicate and is only noted.
+        """
         tcb = self._tcb
         una = tcb.snd_una
         news = 0
+        self.dsack = False
         for wire_left, wire_right in blocks:
             right = from_wire(wire_right, una)
             left = from_wire(wire_left, una)
-            if una <= left < right <= tcb.snd_nxt:
+            if right <= ack:
+                self.dsack = left < right
+            elif una <= left < right <= tcb.snd_nxt:
                 news += self.board.add(left, right)
         return news
 
@@ -123,6 +134,9 @@ class Recovery:
             self._cc.on_ack(acked, now, srtt)
             self._raise_edge()
         elif tcb.sack_on:
+            # Partial ACK: a retransmission has arrived, so what was sent before it and is below a SACK should have
+            # too. (The inference of RFC 8985; without it a small window has too few SACKs to go on.)
+            self.lost_edge = max(self.lost_edge, min(self.point, self.board.highest()), una + 1)
             self._raise_edge()
         else:
             # Partial ACK: the next hole starts right here (RFC 6582 §3.2 step 3, "partial acknowledgment").
@@ -130,7 +144,22 @@ class Recovery:
             self.first_due = True
             self._reno_sacked = max(0, self._reno_sacked - acked + tcb.mss)
 
+    def on_retransmitted(self, end: int) -> None:
+        """Everything lost up to *end* has been sent again."""
+        self.first_due = False
+        if end > self.high_rxt:
+            self.high_rxt = end
+        self._rxt_mark = self._tcb.snd_nxt
+
     def _raise_edge(self) -> None:
+        """Take in what the scoreboard says now: more holes, or that a retransmission was lost as well."""
+        una = self._tcb.snd_una
+        if self.high_rxt > una and self.board.highest() > self._rxt_mark + (DUP_THRESH - 1) * self._tcb.mss:
+            # Several packets sent after the latest retransmission have arrived, and the first hole is still there:
+            # whatever was sent again and is still missing was lost again.
+            self.high_rxt = una
+            self.first_due = True
+            self._rxt_mark = self._tcb.snd_nxt
         edge = self.board.lost_edge((DUP_THRESH - 1) * self._tcb.mss)
         if edge > self.lost_edge:
             self.lost_edge = edge
@@ -161,6 +190,13 @@ class Recovery:
                 return False
         elif self.dup_acks < DUP_THRESH or una <= self.point:
             return False  # una <= point: the duplicates stem from our own retransmissions (RFC 6582 §3.2 step 2)
+        self.enter(edge, now)
+        return True
+
+    def enter(self, edge: int, now: Instant) -> None:
+        """Begin fast recovery with the holes below *edge* (the first packet at least) deemed lost."""
+        tcb = self._tcb
+        una = tcb.snd_una
         self.state = RECOVERY
         self.point = tcb.snd_nxt
         self.high_rxt = una
@@ -168,7 +204,6 @@ class Recovery:
         self.first_due = True
         self._reno_sacked = self.dup_acks * tcb.mss
         self._cc.on_congestion(tcb.snd_nxt - una, now)
-        return True
 
     def on_timeout(self, now: Instant) -> None:
         """The retransmission timer expired: all outstanding bytes are lost, and the window is one packet."""

@@ -21,6 +21,8 @@ from .tcb import Tcb
 from .timers import LINGER, NEVER, PERSIST, RETRANSMIT, USER_TIMEOUT
 
 _NOT_TIMED: Final = -1
+_LEAST_PROBE_TIMEOUT: Final = 10 * MILLISECOND
+"""Below this a late event loop would look like a lost tail."""
 
 
 @final
@@ -39,7 +41,13 @@ class Sender:
     __slots__ = (
         "_emitter",
         "_last_send",
+        "_probe_end",
+        "_probe_resent",
+        "_probe_start",
+        "_rto_at",
         "_small_end",
+        "_tail_armed",
+        "_tail_due",
         "_tcb",
         "_timed_at",
         "_timed_end",
@@ -76,6 +84,14 @@ class Sender:
         self._small_end = tcb.iss
         self._used_until = tcb.iss
         self._want_space = False
+        # Tail loss probe (RFC 8985 §7): whether the timer stands for one, whether one is to be sent, and the range of
+        # the one under way (end 0 for none).
+        self._tail_armed = False
+        self._tail_due = False
+        self._probe_start = 0
+        self._probe_end = 0
+        self._probe_resent = False
+        self._rto_at: Instant = NEVER
 
     def on_mss(self) -> None:
         """The packet size was settled or changed."""
@@ -135,8 +151,17 @@ class Sender:
         timers[USER_TIMEOUT] = NEVER
         buffer = self.buffer
         buffer.drop_until(ack if ack < buffer.end else buffer.end)
-        self.recovery.on_advance(ack - una, una < self._used_until, now, rtt.srtt)
-        timers[RETRANSMIT] = NEVER if ack == tcb.snd_nxt else now + rtt.rto
+        recovery = self.recovery
+        recovery.on_advance(ack - una, una < self._used_until, now, rtt.srtt)
+        if self._probe_end and ack >= self._probe_end:
+            if self._probe_resent and not recovery.dsack and recovery.state == OPEN:
+                self.cc.on_congestion(tcb.snd_nxt - una, now)  # the probe repaired a loss (RFC 8985 §7.4.2)
+            self._probe_end = 0
+        if ack == tcb.snd_nxt:
+            timers[RETRANSMIT] = NEVER
+        else:
+            self._rto_at = now + rtt.rto
+            self._arm(now)
         if self._want_space or self.limit < tcb.config.snd_buf_max:
             self._tune_buffer()
 
@@ -153,15 +178,26 @@ class Sender:
     def on_duplicate(self, now: Instant) -> None:
         """A duplicate ACK arrived, or new SACK information."""
         if self.recovery.on_duplicate(now):
-            self._tcb.stats.fast_retransmits += 1
-            self._timed_end = _NOT_TIMED
+            self._on_recovery()
 
-    def on_sack_progress(self, now: Instant) -> None:
-        """An advancing ACK also carried SACK news: that alone may prove a loss."""
+    def on_sack_news(self, advanced: bool, now: Instant) -> None:
+        """An ACK put something new on the scoreboard; *advanced* if it also moved SND.UNA."""
         recovery = self.recovery
-        if recovery.state == OPEN and recovery.check(now):
-            self._tcb.stats.fast_retransmits += 1
-            self._timed_end = _NOT_TIMED
+        if self._probe_end and recovery.state == OPEN and recovery.board.highest() >= self._probe_end:
+            # The tail probe arrived, but what was sent two round trips before it did not.
+            recovery.enter(self._probe_start, now)
+            self._on_recovery()
+        elif not advanced:
+            self.on_duplicate(now)
+        elif recovery.state == OPEN and recovery.check(now):
+            self._on_recovery()
+
+    def _on_recovery(self) -> None:
+        """Fast recovery has just begun."""
+        self._tcb.stats.fast_retransmits += 1
+        self._timed_end = _NOT_TIMED
+        self._probe_end = 0
+        self._tail_due = False
 
     def on_window(self, now: Instant) -> None:
         """The peer's window was updated; an open one ends probing."""
@@ -183,12 +219,47 @@ class Sender:
 
     # -- timers ------------------------------------------------------------------------------------------------------
 
+    def _arm(self, now: Instant) -> None:
+        """Set the retransmission timer, or the tail probe's where that comes first and makes sense.
+
+        An ACK that was lost on its way, or a lost tail, is then noticed after two round trips and not after the
+        200 ms of a timeout. It matters more here than elsewhere: peers with receive offload send one ACK for a whole
+        window. A single packet gets no probe, for its ACK may rightly be delayed.
+        """
+        tcb = self._tcb
+        rtt = self.rtt
+        at = self._rto_at
+        self._tail_armed = False
+        if (
+            tcb.sack_on
+            and rtt.srtt
+            and self._probe_end == 0
+            and self.recovery.state == OPEN
+            and tcb.snd_nxt - tcb.snd_una > tcb.mss
+            and self.recovery.board.sacked == 0
+        ):
+            probe_at = now + max(rtt.srtt << 1, _LEAST_PROBE_TIMEOUT)
+            if probe_at < at:
+                self._tail_armed = True
+                at = probe_at
+        tcb.timers.at[RETRANSMIT] = at
+
     def on_retransmit_timer(self, now: Instant) -> bool:
         """The retransmission timer expired; return False when it did so too often."""
         tcb = self._tcb
         tcb.timers.at[RETRANSMIT] = NEVER
         if tcb.snd_una == tcb.snd_nxt:
             return True
+        if self._tail_armed:
+            self._tail_armed = False
+            self._rto_at = now + self.rtt.rto
+            tcb.timers.at[RETRANSMIT] = self._rto_at
+            if self.recovery.state == OPEN and tcb.snd_wnd:
+                self._tail_due = True
+                tcb.control_due = True
+            return True
+        self._probe_end = 0
+        self._tail_due = False
         self.retries += 1
         tcb.stats.rto_fires += 1
         if self.retries > tcb.config.data_retries:
@@ -198,7 +269,8 @@ class Sender:
         self._timed_end = _NOT_TIMED
         self.recovery.on_timeout(now)
         self.rtt.back_off()
-        tcb.timers.at[RETRANSMIT] = now + self.rtt.rto
+        self._rto_at = now + self.rtt.rto
+        tcb.timers.at[RETRANSMIT] = self._rto_at
         return True
 
     def on_persist_timer(self, now: Instant) -> None:
@@ -252,6 +324,7 @@ class Sender:
         config = tcb.config
         most = mss * max(1, min(config.max_gso_packets, config.max_gso_bytes // mss))
         count = config.max_segments_per_call
+        sent_before = len(out)
         while pending > 0 and len(out) < count:
             room = window_room if window_room < congestion_room else congestion_room
             if pending <= room:
@@ -284,6 +357,8 @@ class Sender:
             self._arm_persist(now)
         else:
             tcb.timers.at[PERSIST] = NEVER
+            if sent_before != len(out):
+                self._arm(now)
 
     def _send_new(self, out: list[Segment], seq: int, size: int, now: Instant) -> None:
         tcb = self._tcb
@@ -309,7 +384,8 @@ class Sender:
             self._timed_at = now
         self._last_send = now
         if tcb.timers.at[RETRANSMIT] == NEVER:
-            tcb.timers.at[RETRANSMIT] = now + self.rtt.rto
+            self._rto_at = now + self.rtt.rto
+            tcb.timers.at[RETRANSMIT] = self._rto_at
 
     def _send_fin(self, out: list[Segment], now: Instant) -> None:
         """Send a FIN of its own. It needs no room in either window (as everybody does it): it carries no data."""
@@ -318,7 +394,8 @@ class Sender:
         tcb.fin_sent = True
         tcb.snd_nxt += 1
         if tcb.timers.at[RETRANSMIT] == NEVER:
-            tcb.timers.at[RETRANSMIT] = now + self.rtt.rto
+            self._rto_at = now + self.rtt.rto
+            tcb.timers.at[RETRANSMIT] = self._rto_at
 
     def _retransmit(self, out: list[Segment], now: Instant, beyond_lost: bool) -> None:
         """Send holes again as far as pipe allows; the first one regardless (RFC 6675 §5 step 4.3)."""
@@ -344,11 +421,12 @@ class Sender:
             if end <= start:
                 recovery.first_due = False
                 return
-            recovery.first_due = False
-            recovery.high_rxt = max(recovery.high_rxt, end)
+            recovery.on_retransmitted(end)
             self._resend(out, start, end, now)
             if first:
-                tcb.timers.at[RETRANSMIT] = now + self.rtt.rto
+                self._tail_armed = False
+                self._rto_at = now + self.rtt.rto
+                tcb.timers.at[RETRANSMIT] = self._rto_at
 
     def _resend(self, out: list[Segment], start: int, end: int, now: Instant) -> None:
         """Retransmit start..end, which may include the FIN."""
@@ -377,6 +455,34 @@ class Sender:
         wait = min(self.rtt.rto << min(self.probes, 12), tcb.config.persist_max)
         tcb.timers.at[PERSIST] = now + wait
 
+    @property
+    def tail_due(self) -> bool:
+        """Whether a tail loss probe waits to be sent."""
+        return self._tail_due
+
+    def probe_tail(self, out: list[Segment], now: Instant) -> None:
+        """Send a tail loss probe: a packet of new data if there is any and the peer has room, else the last one again.
+
+        cwnd is not asked (RFC 8985 §7.3): it is one packet per stalled window.
+        """
+        tcb = self._tcb
+        self._tail_due = False
+        una = tcb.snd_una
+        nxt = tcb.snd_nxt
+        if nxt == una or self.recovery.state != OPEN:
+            return
+        tcb.stats.tail_probes += 1
+        size = min(self.buffer.end - nxt, tcb.mss)
+        self._probe_resent = not 0 < size <= una + tcb.snd_wnd - nxt
+        if self._probe_resent:
+            sent_end = min(nxt, self.buffer.end)
+            self._probe_start = max(una, sent_end - tcb.mss)
+            self._resend(out, self._probe_start, nxt, now)
+        else:
+            self._probe_start = nxt
+            self._send_new(out, nxt, size, now)
+        self._probe_end = tcb.snd_nxt
+
     def probe(self, out: list[Segment], now: Instant) -> None:
         """Send the byte before SND.UNA's number, empty: old news to the peer, which must answer with its window."""
         tcb = self._tcb
@@ -389,6 +495,7 @@ class Sender:
         """The connection ended: nothing is sent any more."""
         self.buffer.clear()
         self.probe_due = False
+        self._tail_due = False
         self._tcb.timers.at[RETRANSMIT] = NEVER
         self._tcb.timers.at[PERSIST] = NEVER
         self._tcb.timers.at[USER_TIMEOUT] = NEVER

@@ -26,6 +26,7 @@ class TcpStats:
         "retransmits",
         "rto_fires",
         "segments_out",
+        "tail_probes",
         "zero_window_probes",
     )
 
@@ -38,6 +39,7 @@ class TcpStats:
         self.retransmits = 0
         self.fast_retransmits = 0
         self.rto_fires = 0
+        self.tail_probes = 0
         self.zero_window_probes = 0
         self.challenge_acks = 0
         self.dropped_bad_ack = 0
@@ -73,6 +75,7 @@ class TcpInfo:
     retransmits: int
     rto_fires: int
     fast_retransmits: int
+    tail_probes: int
     bytes_in: int
     bytes_out: int
     bytes_retransmitted: int

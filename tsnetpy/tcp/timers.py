@@ -11,7 +11,7 @@ from tsnetpy.base.instant import Instant
 NEVER: Final = 1 << 62
 
 RETRANSMIT: Final = 0
-"""RFC 6298, for data, FIN, SYN and SYN-ACK alike."""
+"""RFC 6298, for data, FIN, SYN and SYN-ACK alike; before it, the tail loss probe of RFC 8985 §7."""
 DELAYED_ACK: Final = 1
 PERSIST: Final = 2
 """Zero-window probe (RFC 9293 §3.8.6.1) and the override of sender SWS avoidance."""
