@@ -446,3 +446,21 @@ def test_many_idle_peers_cost_nothing_per_packet() -> None:
     # The timer heap must not grow with traffic.
     assert len(net.a.device._heap) < 20
     assert len(net.b.received) == 2001
+
+
+def test_after_a_restart_a_relayed_sender_is_offered_new_keys_at_once() -> None:
+    net = Net()
+    net.data(net.a)
+    net.run(SECOND)
+    stale = net.sent("a", TRANSPORT)[-1][1]
+    restarted = Device(_second_key(), SeededEntropy(6))
+    restarted.add_peer(peer_id(net.a), [parse_prefix("10.9.0.1")], net.now)
+    path = ("derp", 1, peer_id(net.a))
+    restarted.receive([stale], path, net.now)
+    assert [(peer, batch.data[0]) for peer, batch in restarted.take_outgoing()] == [(peer_id(net.a), INITIATION)]
+    assert restarted.next_event() == UnknownSession(path=path)
+    # Neither a flood of them nor somebody unknown brings more.
+    restarted.receive([stale] * 50, path, net.now)
+    restarted.receive([stale], ("derp", 1, b"?" * 32), net.now + 2 * SECOND)
+    restarted.receive([stale], ("udp", b"\x01\x02\x03\x04", 5), net.now + 4 * SECOND)
+    assert restarted.take_outgoing() == []
