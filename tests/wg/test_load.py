@@ -43,6 +43,17 @@ def test_under_load_a_cookie_is_demanded_and_then_serves() -> None:
     assert net.sent("b", COOKIE_REPLY) == replies
 
 
+def test_cookie_replies_to_a_relayed_peer_go_to_the_peer() -> None:
+    net = Net()
+    flood(net.b.device, net.now)
+    net.a.device.initiate(peer_id(net.b), net.now)
+    ((_, batch),) = net.a.device.take_outgoing()
+    net.b.device.receive([bytes(batch.data)], ("derp", 1, peer_id(net.a)), net.now)
+    assert net.b.device.take_path_outgoing() == []
+    replies = net.b.device.take_outgoing()
+    assert [(peer, len(b.data), b.data[0]) for peer, b in replies] == [(peer_id(net.a), 64, COOKIE_REPLY)]
+
+
 def test_load_ends_by_itself() -> None:
     net = Net()
     flood(net.b.device, net.now)

@@ -453,7 +453,12 @@ class Device:
             return True
         self.drops.add(reason)
         if reason == "cookie":
-            self._path_outgoing.push((source, self._handshaker.cookie_reply))
+            reply = self._handshaker.cookie_reply
+            relayed = self._peers.get(source_peer(source))
+            if relayed is not None:  # a relay names the sender, so the ordinary way leads back
+                self._outgoing.push((relayed.key, TxBatch(reply, len(reply))))
+            else:
+                self._path_outgoing.push((source, reply))
         return False
 
     # -- timers ----------------------------------------------------------------------------------------------------
