@@ -72,9 +72,22 @@ class Watch(Generic[T]):
             await self.wait_change(self._version)
         return self._value
 
-    async def changes(self) -> AsyncIterator[T]:
-        """Yield the present value, then each latest value after a change; never ends by itself."""
-        while True:
-            version = self._version
-            yield self._value
-            await self.wait_change(version)
+    def changes(self) -> AsyncIterator[T]:
+        """Return an iterator over the present value, then each latest value after a change; it never ends by itself."""
+        return _Changes(self)
+
+
+@final
+class _Changes(AsyncIterator[T]):
+    """An iterator and not an async generator: leaving the loop early then needs no clean-up."""
+
+    __slots__ = ("_seen", "_watch")
+
+    def __init__(self, watch: Watch[T]) -> None:
+        self._watch = watch
+        self._seen = -1
+
+    async def __anext__(self) -> T:
+        value = await self._watch.wait_change(self._seen)
+        self._seen = self._watch.version
+        return value
