@@ -232,11 +232,7 @@ class Stack:
         iss = self._isn.iss(source, port, remote.ip, remote.port, now)
         ts_offset = self._isn.timestamp_offset(source, port, remote.ip, remote.port)
         connection = Connection.connect(config, iss, now, ts_offset)
-        socket = self._adopt(connection, Endpoint(source, port), remote, LOOPBACK_PEER)
-        mtu = self._path_mtu(remote.ip, now)
-        if mtu:
-            connection.mtu_changed(mtu - (40 if len(source) == 4 else 60))
-        return socket
+        return self._adopt(connection, Endpoint(source, port), remote, LOOPBACK_PEER)
 
     def tcp_listen(self, port: int, now: Instant, ip: IpBytes | None = None, backlog: int = 128) -> TcpListenerSocket:
         """Listen on *port* (0: a free one) of *ip*, or of all our addresses (``None``).
@@ -253,7 +249,7 @@ class Stack:
             port = self._ports.pick(lambda p: (where, p) not in self._listeners)
         elif (where, port) in self._listeners:
             raise AddressInUse(f"TCP port {port} is already listened on")
-        engines = [Listener(c, backlog, self._limits.embryos_per_peer) for c in (self._tcp4, self._tcp6)]
+        engines = [Listener(c, backlog, self._limits.embryos) for c in (self._tcp4, self._tcp6)]
         socket = TcpListenerSocket(self, Endpoint(where, port), engines[0], engines[1])
         self._listeners[where, port] = socket
         return socket
@@ -415,9 +411,6 @@ class Stack:
         socket.embryo = True
         self._embryos += 1
         self._peer_embryos[peer] = self._peer_embryos.get(peer, 0) + 1
-        mtu = self._path_mtu(remote.ip, now)
-        if mtu:
-            connection.mtu_changed(mtu - (40 if len(local.ip) == 4 else 60))
 
     def _listener_for(self, rx: RxPacket) -> TcpListenerSocket | None:
         port = rx.dst_port
@@ -582,7 +575,7 @@ class Stack:
         if len(self._out) >= self._limits.queue:
             self.drops.add("tx_queue")
             return
-        if len(tx.src) == 4 and tx.proto != PROTO_TCP:
+        if tx.proto != PROTO_TCP:
             mtu = self._path_mtu(tx.dst, self._now)
             if mtu:
                 tx.mtu = mtu
@@ -719,6 +712,10 @@ class Stack:
             self._sending[socket] = None
 
     def _note_bits(self, socket: TcpSocket, bits: int) -> None:
+        if bits & ESTABLISHED:
+            mtu = self._path_mtu(socket.remote.ip, self._now)
+            if mtu:
+                socket.connection.mtu_changed(mtu - (40 if len(socket.local.ip) == 4 else 60))
         listener = socket.listener
         if listener is None:
             self._ready[socket] = self._ready.get(socket, 0) | bits
