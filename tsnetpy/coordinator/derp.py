@@ -31,9 +31,12 @@ _log = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 4096
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
-_FEED_BYTES: Final = 4096
-"""How much goes into the engine between two chances for the writers to run. Its queues hold 32 packets per client, as
-other servers' do; a whole read of small packets would overrun them though the receiver reads fast enough."""
+_FEED_BYTES: Final = 1024
+_WRITER_TURNS: Final = 8
+"""How much goes into the engine at a time, and how many turns of the event loop its writers then get to catch up.
+
+The engine's queues hold 32 packets per client, as other servers' do; a whole read of small packets would overrun them
+though the receiver reads fast enough. A receiver that does not read costs its senders no more than these turns."""
 
 _PROBES: Final = frozenset(("/derp/probe", "/derp/latency-check"))
 _CHALLENGE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-")
@@ -49,6 +52,17 @@ def server_context(cert_pem: str, key_pem: str) -> ssl.SSLContext:
         path.write_text(f"{cert_pem}\n{key_pem}\n")
         context.load_cert_chain(path)
     return context
+
+
+class _Writer:
+    """What wakes the task that writes to one client."""
+
+    __slots__ = ("busy", "kick")
+
+    def __init__(self) -> None:
+        self.kick = Kick()
+        self.busy = False
+        """Woken, and not done with writing yet."""
 
 
 class DerpRelay:
@@ -131,13 +145,12 @@ class DerpRelay:
 
     async def _serve_derp(self, stream: ByteStream, leftover: bytes) -> None:
         connection = self.engine.accept(clock.monotonic_ns())
-        kick = Kick()
-        connection.owner = kick
+        writer = _Writer()
+        connection.owner = writer
         self._open.add(connection)
-        kick.kick()  # ServerKey is waiting
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(partial(self._write, connection, kick, stream, tasks.cancel_scope))
+                tasks.start_soon(partial(self._write, connection, writer, stream, tasks.cancel_scope))
                 await self._read(connection, stream, leftover)
                 tasks.cancel_scope.cancel()
         finally:
@@ -150,8 +163,11 @@ class DerpRelay:
             view = memoryview(data)
             for start in range(0, len(view), _FEED_BYTES):
                 connection.receive_data(view[start : start + _FEED_BYTES], clock.monotonic_ns())
-                if self._wake_ready():
+                woken = self._wake_ready()
+                for _ in range(_WRITER_TURNS if woken else 0):
                     await anyio.lowlevel.checkpoint()
+                    if not any(writer.busy for writer in woken):
+                        break
             if connection.closed_reason:
                 _log.info("DERP: closing a connection: %s", connection.closed_reason)
                 return
@@ -161,7 +177,7 @@ class DerpRelay:
                 return
 
     async def _write(
-        self, connection: ServerConnection, kick: Kick, stream: ByteStream, scope: anyio.CancelScope
+        self, connection: ServerConnection, writer: _Writer, stream: ByteStream, scope: anyio.CancelScope
     ) -> None:
         while True:
             data = connection.data_to_send()
@@ -173,17 +189,22 @@ class DerpRelay:
             if connection.closed_reason:
                 scope.cancel()
                 return
+            writer.busy = False
             deadline = connection.next_deadline()
             with anyio.move_on_at(float("inf") if deadline is None else deadline / SECOND):
-                await kick.wait()
+                await writer.kick.wait()
             connection.handle_deadline(clock.monotonic_ns())
 
-    def _wake_ready(self) -> bool:
-        ready = self.engine.take_ready()
-        for connection in ready:
-            if isinstance(connection.owner, Kick):
-                connection.owner.kick()
-        return bool(ready)
+    def _wake_ready(self) -> list[_Writer]:
+        """Wake the writers of the connections that have something to write; return them."""
+        woken: list[_Writer] = []
+        for connection in self.engine.take_ready():
+            writer = connection.owner
+            if isinstance(writer, _Writer):
+                writer.busy = True
+                writer.kick.kick()
+                woken.append(writer)
+        return woken
 
 
 def generate_204(request: WebRequest) -> WebResponse:

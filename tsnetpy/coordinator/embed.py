@@ -209,6 +209,11 @@ class Coordinator(AsyncContextManagerMixin):
         return self._relay.engine.packets_routed if self._relay is not None else 0
 
     @property
+    def stun_port(self) -> int:
+        """Where the STUN server listens, 0 if there is none."""
+        return self._stun.port if self._stun is not None else 0
+
+    @property
     def stun_answers(self) -> int:
         """Requests that the STUN server answered."""
         return self._stun.answered if self._stun is not None else 0

@@ -6,7 +6,7 @@ has room for four million nodes. Ranges: datapath reference, section 10.
 
 from typing import Final
 
-from tsnetpy.base.addr import IpBytes, IpPrefix, parse_ip, parse_prefix
+from tsnetpy.base.addr import IpBytes, IpPrefix, parse_prefix
 from tsnetpy.base.errors import ConfigError
 
 V4_RANGE: Final = parse_prefix("100.64.0.0/10")
@@ -57,12 +57,3 @@ class AddressPool:
             skip_size = 1 << (width * 8 - skip.bits)
             self.next_offset = int.from_bytes(skip.ip, "big") + skip_size - base
         raise AddressesExhausted(f"no address left in {self.prefix}")
-
-
-def is_tailnet_address(text: str) -> bool:
-    """Tell whether *text* is an address in the ranges that this server gives out."""
-    try:
-        ip = parse_ip(text)
-    except ValueError:
-        return False
-    return V4_RANGE.contains(ip) or V6_RANGE.contains(ip)

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Final
 
 import anyio
 import msgspec
-from anyio.abc import TaskGroup
+from anyio.abc import TaskStatus
 
 from tsnetpy.base.errors import ConfigError, TsnetError
 
@@ -44,8 +45,8 @@ class ServeOptions:
     stun_port: int | None = 3478
 
 
-async def serve(options: ServeOptions) -> None:
-    """Run a coordinator until SIGINT or SIGTERM; SIGHUP reads the policy file again.
+async def serve(options: ServeOptions, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    """Run a coordinator until SIGINT or SIGTERM; SIGHUP reads the policy file again. Ready once nodes can join.
 
     Raises:
         ConfigError: something in *options* cannot be used.
@@ -63,24 +64,30 @@ async def serve(options: ServeOptions) -> None:
     )
     async with box:
         listener = await admin.listen(options.state_dir) if options.state_dir is not None else None
-        async with anyio.create_task_group() as tasks:
-            if listener is not None:
-                tasks.start_soon(admin.serve_admin, box, listener)
-            _announce(box, options)
-            await _obey_signals(box, options, tasks)
-
-
-async def _obey_signals(box: Coordinator, options: ServeOptions, tasks: TaskGroup) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        async for number in signals:
-            if number != signal.SIGHUP:
+        try:
+            async with anyio.create_task_group() as tasks:
+                if listener is not None:
+                    tasks.start_soon(admin.serve_admin, box, listener)
+                with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+                    _announce(box, options)
+                    task_status.started()
+                    await _obey_signals(box, options, signals)
                 tasks.cancel_scope.cancel()
-                return
-            try:
-                box.set_policy(_read_policy(options.policy_file))
-                _log.warning("policy read again")
-            except ConfigError as error:
-                _log.error("the old policy holds on: %s", error)
+        finally:
+            if options.state_dir is not None:
+                (options.state_dir / admin.SOCKET_NAME).unlink(missing_ok=True)
+
+
+async def _obey_signals(box: Coordinator, options: ServeOptions, signals: AsyncIterator[signal.Signals]) -> None:
+    """Return when a signal says to stop."""
+    async for number in signals:
+        if number != signal.SIGHUP:
+            return
+        try:
+            box.set_policy(_read_policy(options.policy_file))
+            _log.warning("policy read again")
+        except ConfigError as error:
+            _log.error("the old policy holds on: %s", error)
 
 
 def _read_policy(path: Path | None) -> str | None:
