@@ -240,7 +240,7 @@ async def test_listener_serves_until_closed() -> None:
 async def test_backlog_is_bounded() -> None:
     async with pair() as net:
         listener = net.listen(80, backlog=2)
-        streams = []
+        streams: list[TcpStream] = []
         with anyio.move_on_after(0.2) as scope:
             while len(streams) < 50:
                 streams.append(await tcp.connect(net.a.pump, net.b.at(80)))

@@ -20,6 +20,7 @@ from tsnetpy.base.entropy import Entropy, SystemEntropy
 from tsnetpy.base.errors import DecodeError
 from tsnetpy.base.instant import SECOND, Duration, Instant
 from tsnetpy.base.packet import Buffer, PeerId, TxBatch
+from tsnetpy.base.ring import Ring
 from tsnetpy.base.stats import Drops
 from tsnetpy.crypto import dh
 from tsnetpy.crypto.errors import CryptoError
@@ -53,6 +54,8 @@ RESTUN_SPAN: Final = 6 * SECOND
 LINK_POLL_S: Final = 10.0
 PING_RETRY: Final = SECOND
 MAX_PINGS_WAITING: Final = 256
+HELD_BATCHES: Final = 4
+HELD_TIME: Final = 5 * SECOND
 
 # The host says that this address is out right now: no route, or a local firewall.
 _UNREACHABLE: Final = frozenset(
@@ -119,6 +122,7 @@ class MagicSock:
         self._restun = Kick()
         self._config: UnderlayConfig | None = None
         self._pings: dict[bytes, _PingWait] = {}
+        self._held: dict[PeerId, Ring[tuple[TxBatch, Instant]]] = {}  # waiting for a first path
         self._interface_ips: list[bytes] = []
         self._last_active: Instant | None = None
         self.derp = DerpPool(self._entropy, self)
@@ -166,7 +170,7 @@ class MagicSock:
             if not region:
                 self.drops.add("no_path", batch.count)
         elif endpoint is None and not region:
-            self.drops.add("no_path", batch.count)
+            self._hold(peer, batch, now)
         if region:
             self.derp.send(region, peer, batch, now)
         self._settle(now)
@@ -260,6 +264,33 @@ class MagicSock:
             self._port = None
             self._deliver = None
             port.close()
+
+    def _hold(self, peer: PeerId, batch: TxBatch, now: Instant) -> None:
+        """Keep *batch* until *peer* has a path.
+
+        The first packets to a peer that just joined overtake the news of its relay and the first pong. Dropping them
+        would cost a handshake's retry timeout, five seconds.
+        """
+        held = self._held.get(peer)
+        if held is None:
+            held = self._held[peer] = Ring(HELD_BATCHES)
+        victim = held.push((batch, now))
+        if victim is not None:
+            self.drops.add("no_path", victim[0].count)
+
+    def _release_held(self, now: Instant) -> None:
+        """Send what waited for a path that is known now; forget what is too old to be of use."""
+        for peer in list(self._held):
+            state = self._paths.peers.get(peer)
+            if state is not None and state.best is None and not state.derp_region:
+                continue
+            held = self._held.pop(peer)
+            while (item := held.pop()) is not None:
+                batch, since = item
+                if state is not None and now - since <= HELD_TIME:
+                    self.send(peer, batch)
+                else:
+                    self.drops.add("no_path", batch.count)
 
     # -- DerpSink -----------------------------------------------------------------------------------------------
 
@@ -356,6 +387,8 @@ class MagicSock:
                     paths.note_unreachable(message.node_key, message.to)
         if paths.take_restun_request():
             self._restun.kick()
+        if self._held:
+            self._release_held(now)
         deadline = paths.next_deadline()
         if deadline is not None and (self._armed is None or deadline < self._armed):
             self._armed = deadline
@@ -461,22 +494,24 @@ class MagicSock:
     async def _run_stun(self, stun: StunProber) -> None:
         self._publish()  # interface addresses at once; what STUN adds comes when it is known
         while True:
-            report = await stun.run_check(self._derp_map, self.derp.home)
-            self._take_report(report)
+            derp_map = self._derp_map
+            report = await stun.run_check(derp_map, self.derp.home)
+            self._take_report(report, derp_map)
             now = monotonic_ns()
             active = self._last_active is not None and now - self._last_active <= SESSION_TIMEOUT
             pause = (RESTUN_MIN + self._entropy.u32() % RESTUN_SPAN) / SECOND if active else None
             with anyio.move_on_after(pause):
                 await self._restun.wait()
 
-    def _take_report(self, report: Report) -> None:
+    def _take_report(self, report: Report, derp_map: DerpMap) -> None:
+        """Use what a check over *derp_map* found; a newer map has already asked for the next check."""
         now = monotonic_ns()
         self._report = report
         home = self._chooser.choose(
-            report.latency(), self._derp_map, now, heard_from_home_at=self.derp.last_received(self._chooser.home)
+            report.latency(), derp_map, now, heard_from_home_at=self.derp.last_received(self._chooser.home)
         )
         if not report.udp and not home:
-            home = stable_choice(self._derp_map, self._paths.node_key)
+            home = stable_choice(derp_map, self._paths.node_key)
             self._chooser.home = home
         self.derp.set_home(home)
         self._publish()

@@ -208,7 +208,12 @@ class Pump:
             cast("Readable", owner).on_ready(-1)
 
     def _undelivered(self) -> bool:
-        return any(socket.connection.state not in _DELIVERED for socket in self.sockets)
+        # A peer that has left the network map can take nothing any more.
+        route = self.dataplane.peer_for_ip
+        return any(
+            socket.connection.state not in _DELIVERED and route(socket.remote.ip) is not None
+            for socket in self.sockets
+        )
 
     async def _sleep(self) -> None:
         if self._more:

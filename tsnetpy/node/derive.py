@@ -214,7 +214,7 @@ def _sources(rule: WireRule, netmap: NetMap) -> list[IpRangeBytes]:
 
 
 def _destinations(rule: WireRule) -> tuple[DstRange, ...]:
-    out = []
+    out: list[DstRange] = []
     for destination in rule.dst_ports:
         try:
             ranges = ip_ranges(destination.ip)

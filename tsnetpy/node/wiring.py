@@ -198,8 +198,8 @@ class Wiring:
 
     def _apply(self, netmap: NetMap) -> None:
         node_key = self.control.node_key
-        if node_key is None:
-            return
+        if node_key is None or self.identity.node is None:
+            return  # logged out; the server's last words are about a node that is no more
         now = wall_ns()
         config = self.config
         self.dialer.update(netmap)
