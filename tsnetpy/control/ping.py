@@ -32,7 +32,7 @@ async def answer_ping(ping: PingRequest, http: Http2Client, *, connect: Connect,
                 for kind in ping.types.split(",")[:_MAX_TYPES]:
                     reply = PingResponse(type=kind, ip=ping.ip, err="this client answers no pings of this type")
                     await _send("POST", ping, encode(reply), http, connect, verify)
-    except (*TRANSPORT_ERRORS, TsnetError) as error:
+    except (*TRANSPORT_ERRORS, TsnetError, ValueError) as error:  # ValueError: a URL that does not parse
         return f"ping not answered: {type(error).__name__}"
     return ""
 
