@@ -15,7 +15,6 @@ from typing import Final, Literal, TypeAlias
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from tsnetpy.base.addr import parse_ip
 from tsnetpy.base.errors import DecodeError
 
 from . import clock
@@ -61,9 +60,10 @@ async def connect_tls(
 
     Args:
         stream: a connected transport.
-        server_hostname: sent as SNI unless it is an IP literal, and verified unless *verify* says otherwise.
+        server_hostname: sent as SNI unless it is an IP literal (RFC 6066 section 3), and verified unless *verify* says
+            otherwise.
         verify: how to decide that this is the right server; a context of the caller's is used as it is.
-        verify_name: verify this name instead of *server_hostname* (a ``CertName`` without a pin).
+        verify_name: use this name instead of *server_hostname* for both (a ``CertName`` without a pin).
 
     Raises:
         ssl.SSLError: the handshake or the verification failed.
@@ -76,13 +76,14 @@ async def connect_tls(
         context, pin = _unverified_context(), verify
     else:
         context = _system_context() if verify == "system" else _unverified_context()
-    name: str | None = verify_name or server_hostname
-    if not context.check_hostname and _is_ip_literal(server_hostname):
-        name = None  # OpenSSL would put the literal into SNI, which RFC 6066 section 3 forbids
     try:
         # DERP and control servers close without close_notify; both protocols frame their own messages.
         wrapped = await TLSStream.wrap(
-            stream, server_side=False, hostname=name, ssl_context=context, standard_compatible=False
+            stream,
+            server_side=False,
+            hostname=verify_name or server_hostname,
+            ssl_context=context,
+            standard_compatible=False,
         )
         if pin is not None:
             check_pin(pin, wrapped.extra(TLSAttribute.peer_certificate_binary, None), clock.wall_ns())
@@ -160,11 +161,3 @@ def _asn1_time(tag: int, content: bytes) -> int:
     except ValueError as error:
         raise DecodeError("bad ASN.1 time") from error
     return int(moment.timestamp())
-
-
-def _is_ip_literal(name: str) -> bool:
-    try:
-        parse_ip(name)
-    except ValueError:
-        return False
-    return True
