@@ -1,5 +1,7 @@
 """TCP through two stacks: transfers, listeners, ports, resets, limits."""
 
+import sys
+
 import pytest
 
 from tests.ipstack.kit import A4, A6, B4, B6, C4, PEER_A, Dice, Net, drain, feed, make_stack
@@ -363,8 +365,6 @@ def test_idle_connections_cost_nothing_per_poll() -> None:
     def count(frame: object, event: str, arg: object) -> None:
         nonlocal calls
         calls += event == "call"
-
-    import sys
 
     sys.setprofile(count)
     try:
