@@ -30,6 +30,9 @@ PLAIN_UID = 65534  # nobody: no capability, no home, no shell of its own
 QUIET = {"TS_NO_LOGS_NO_SUPPORT": "true", "TS_DEBUG_FIREWALL_MODE": "nftables"}
 GO_PROGRAMS = ("tspeer", "headscale", "derper", "tailscale", "tailscaled")
 
+Recorder = Callable[[str, object], None]
+"""pytest's ``record_property``: a figure for the table at the end."""
+
 ALLOW_ALL: dict[str, Any] = {
     "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}],
     "ssh": [
@@ -226,7 +229,9 @@ class Lab:
             lines.append(f"mount --bind {shlex.quote(source)} {self.dir / name}")
         interpreter = self.dir / "py" / pathlib.Path(os.path.realpath(sys.executable)).relative_to(sys.base_prefix)
         drop = f"setpriv --reuid={PLAIN_UID} --regid={PLAIN_UID} --clear-groups --bounding-set=-all --inh-caps=-all"
-        script = " && ".join([*lines, f"cd {self.dir}/src", f'exec {drop} --no-new-privs {interpreter} "$@"'])
+        # An interpreter built with a shared library names its own library's place, which the plain user cannot enter.
+        run = f'LD_LIBRARY_PATH={self.dir}/py/lib exec {drop} --no-new-privs {interpreter} "$@"'
+        script = " && ".join([*lines, f"cd {self.dir}/src", run])
         return ["ip", "netns", "exec", self.ns(ns), "unshare", "--mount", "sh", "-c", script, "sh", *argv]
 
     def plain_dir(self, name: str) -> pathlib.Path:
@@ -301,10 +306,10 @@ class Lab:
         # Official clients insist on TLS to a DERP server; a self-signed certificate is accepted when the map pins it.
         log = self.start("derper", "hub", [*argv, "-http-port", "-1", "-stun", "-c", str(derp / "key")])
         pin = log.wait_for("sha256-raw:").split("sha256-raw:")[1][:64]
-        node = f'{{name: 900a, regionid: 900, hostname: {HUB4}, ipv4: {HUB4}, ipv6: "{HUB6}", stunport: 3478, derpport: 8443'
+        node = f'{{name: 900a, regionid: 900, hostname: {HUB4}, ipv4: {HUB4}, ipv6: "{HUB6}", stunport: 3478'
         (hs / "derp.yaml").write_text(
             "regions:\n  900:\n    regionid: 900\n    regioncode: lab\n    regionname: lab\n    nodes:\n"
-            f'      - {node}, certname: "sha256-raw:{pin}"}}\n',
+            f'      - {node}, derpport: 8443, certname: "sha256-raw:{pin}"}}\n',
             encoding="utf-8",
         )
 
