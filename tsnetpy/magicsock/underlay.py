@@ -398,12 +398,11 @@ class MagicSock:
 
     async def _read(self, sock: UdpSocket) -> None:
         while True:
+            # This lets other tasks run even if there is more to read: a flood must not starve the applications.
             await sock.wait_readable()
             batches = sock.receive()
             if batches:
                 self._receive_udp(batches, monotonic_ns())
-            # A flood must not starve the applications: other tasks run after every drain.
-            await anyio.lowlevel.checkpoint()
 
     def _receive_udp(self, batches: list[Received], now: Instant) -> None:
         deliver = self._deliver

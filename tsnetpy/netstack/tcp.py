@@ -97,8 +97,9 @@ class TcpStream(ByteStream):
                 now = self._pump.now()
                 data = self._socket.read(max_bytes, now)
                 if data:
-                    # Reading opens the receive window, and the engine may want to say so.
-                    self._pump.turn(now)
+                    # Reading opens the receive window; only if the engine wants to say so there is something to send.
+                    if self._socket.connection.tcb.ack_now:
+                        self._pump.turn(now)
                     if not waited:
                         await cancel_shielded_checkpoint()
                     return data

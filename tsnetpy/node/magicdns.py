@@ -45,13 +45,16 @@ async def serve_magic_dns(
 
 
 async def _serve_udp(socket: udp.UdpSocket, table: _Table) -> None:
-    async for query, (host, port) in socket:
+    while True:
+        try:
+            query, (host, port) = await socket.receive()
+        except anyio.ClosedResourceError:
+            return  # the node is closing
         reply = answer(query, table(), wall_ns() // SECOND)
-        if reply:
-            try:
-                await socket.sendto(reply, host, port)
-            except DialError:
-                continue  # an answer too long for a datagram; the client will ask again over TCP
+        try:
+            await socket.sendto(reply, host, port)
+        except DialError:
+            continue  # an answer too long for a datagram; the client will ask again over TCP
 
 
 async def _serve_tcp(listener: tcp.TcpListener, table: _Table, limiter: anyio.CapacityLimiter) -> None:
@@ -63,10 +66,8 @@ async def _serve_tcp(listener: tcp.TcpListener, table: _Table, limiter: anyio.Ca
                     with anyio.fail_after(_IDLE_S):
                         data = await stream.receive()
                     for query in framer.feed(data):
-                        reply = answer(query, table(), wall_ns() // SECOND, tcp=True)
-                        if reply:
-                            await stream.send(frame_message(reply))
-            except (anyio.EndOfStream, anyio.BrokenResourceError, TimeoutError, DecodeError):
+                        await stream.send(frame_message(answer(query, table(), wall_ns() // SECOND, tcp=True)))
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError, DecodeError):
                 return
 
     await listener.serve(converse)
