@@ -31,9 +31,11 @@ _log = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 4096
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 _READ_BYTES: Final = 64 * 1024
-_FEED_BYTES: Final = 1024
+_FEED_BYTES: Final = 1024, 16 * 1024
+_FEED_PACKETS: Final = 16
 _WRITER_TURNS: Final = 8
-"""How much goes into the engine at a time, and how many turns of the event loop its writers then get to catch up.
+"""How much goes into the engine at a time (least and most bytes, and the packets to aim at), and how many turns of the
+event loop its writers then get to catch up.
 
 The engine's queues hold 32 packets per client, as other servers' do; a whole read of small packets would overrun them
 though the receiver reads fast enough. A receiver that does not read costs its senders no more than these turns."""
@@ -159,15 +161,18 @@ class DerpRelay:
             self._wake_ready()
 
     async def _read(self, connection: ServerConnection, stream: ByteStream, data: bytes) -> None:
+        least, most = _FEED_BYTES
+        size = least
         while True:
             view = memoryview(data)
-            for start in range(0, len(view), _FEED_BYTES):
-                connection.receive_data(view[start : start + _FEED_BYTES], clock.monotonic_ns())
-                woken = self._wake_ready()
-                for _ in range(_WRITER_TURNS if woken else 0):
-                    await anyio.lowlevel.checkpoint()
-                    if not any(writer.busy for writer in woken):
-                        break
+            while view:
+                piece, view = view[:size], view[size:]
+                routed = -self.engine.packets_routed
+                connection.receive_data(piece, clock.monotonic_ns())
+                routed += self.engine.packets_routed
+                # The next packets will be about as long as these.
+                size = min(most, max(least, len(piece) * _FEED_PACKETS // max(routed, 1)))
+                await self._let_write(self._wake_ready())
             if connection.closed_reason:
                 _log.info("DERP: closing a connection: %s", connection.closed_reason)
                 return
@@ -194,6 +199,12 @@ class DerpRelay:
             with anyio.move_on_at(float("inf") if deadline is None else deadline / SECOND):
                 await writer.kick.wait()
             connection.handle_deadline(clock.monotonic_ns())
+
+    async def _let_write(self, woken: list[_Writer]) -> None:
+        for _ in range(_WRITER_TURNS if woken else 0):
+            await anyio.lowlevel.checkpoint()
+            if not any(writer.busy for writer in woken):
+                return
 
     def _wake_ready(self) -> list[_Writer]:
         """Wake the writers of the connections that have something to write; return them."""
