@@ -171,7 +171,7 @@ class DerpRelay:
                 connection.receive_data(piece, clock.monotonic_ns())
                 routed += self.engine.packets_routed
                 # The next packets will be about as long as these.
-                size = min(most, max(least, len(piece) * _FEED_PACKETS // max(routed, 1)))
+                size = min(most, max(least, len(piece) * _FEED_PACKETS // routed)) if routed else least
                 await self._let_write(self._wake_ready())
             if connection.closed_reason:
                 _log.info("DERP: closing a connection: %s", connection.closed_reason)
