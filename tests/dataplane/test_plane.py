@@ -124,7 +124,7 @@ def test_default_is_deny_and_tsmp_turns_it_into_refused() -> None:
     )
 
 
-def test_shields_up_says_so_and_ipv6_is_dropped_in_silence() -> None:
+def test_shields_up_refuses_at_once_and_says_why_over_ipv4() -> None:
     world = World()
     config = world.b.configure(world.a, world.now)
     world.b.plane.configure(dataclasses.replace(config, shields_up=True), world.now)
@@ -133,7 +133,7 @@ def test_shields_up_says_so_and_ipv6_is_dropped_in_silence() -> None:
     v6 = world.a.plane.stack.tcp_connect(Endpoint(B6, 80), world.now)
     world.run(500 * MILLISECOND)
     assert v4.connection.error == "refused"
-    assert v6.connection.error is None
+    assert v6.connection.error == "refused"
     assert [e.reason for e in world.a.events if isinstance(e, FlowRejected)] == [ord("S")]
 
 

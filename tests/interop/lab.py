@@ -189,8 +189,8 @@ class Lab:
     def drop_udp(self, name: str) -> None:
         """Let no UDP in or out of a namespace (TCP and loopback stay): DERP is all that is left."""
         rules = (
-            "table inet lab { chain out { type filter hook output priority 0; oifname != lo meta l4proto udp drop; }\n"
-            "chain in { type filter hook input priority 0; iifname != lo meta l4proto udp drop; } }"
+            "table inet lab {\nchain out { type filter hook output priority 0; oifname != lo meta l4proto udp drop; }\n"
+            "chain in { type filter hook input priority 0; iifname != lo meta l4proto udp drop; }\n}"
         )
         self._sh(["ip", "netns", "exec", self.ns(name), "nft", rules])
 

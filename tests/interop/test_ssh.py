@@ -76,7 +76,7 @@ def test_sftp_put_and_get(box: Box, tmp_path: pathlib.Path) -> None:
 
 
 def test_root_is_refused_with_the_policys_words(box: Box) -> None:
-    argv = ["ip", "netns", "exec", box.client.lab.ns("a"), "ssh", *box.options, "root@box", "id"]
+    argv = ["ip", "netns", "exec", box.client.lab.ns("a"), "ssh", "-o", "LogLevel=INFO", *box.options, "root@box", "id"]
     done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
     assert done.returncode == 255
     assert b"cannot switch to user" in done.stderr or b"does not permit" in done.stderr

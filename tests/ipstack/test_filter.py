@@ -5,7 +5,7 @@ import pytest
 from tests.ipstack.kit import A4, A6, B4, B6, C4
 from tests.nic.kit import PEER, ip_packet, tcp_packet
 from tsnetpy.base.addr import parse_ip, parse_prefix
-from tsnetpy.base.packet import PROTO_TSMP, TxPacket
+from tsnetpy.base.packet import PROTO_TCP, PROTO_TSMP, TxPacket
 from tsnetpy.base.stats import Drops
 from tsnetpy.ipstack import DstRange, FilterRule, IpRange, PacketFilter, parse_ip_ranges
 from tsnetpy.ipstack.filter import ANY_IP, CONNTRACK_ENTRIES
@@ -199,19 +199,28 @@ def test_peer_api_port_is_open_to_the_tailnet() -> None:
     assert not table.check_inbound(datagram(58436))
 
 
-def test_refused_ipv4_syn_leaves_a_rejection() -> None:
+def test_refused_syn_is_answered_with_a_rejection_and_a_reset() -> None:
     table = make()
     assert not table.check_inbound(syn(80))
-    (reject,) = table.take_rejects()
+    reject, reset = table.take_rejects()
     assert (reject.src, reject.dst, reject.proto) == (A4, B4, PROTO_TSMP)
     assert tsmp.decode(reject.header) == tsmp.Rejected(6, tsmp.REASON_ACL, 1000, 80)
+    assert (reset.src, reset.dst, reset.proto) == (A4, B4, PROTO_TCP)
+    header = tcp.decode(reset.header)
+    assert (header.src_port, header.dst_port, header.flags) == (80, 1000, tcp.RST | tcp.ACK)
     assert table.take_rejects() == []
-    for packet in (syn(80, B6, A6), datagram(), echo(8)):
+    assert not table.check_inbound(syn(80, B6, A6))
+    assert [packet.proto for packet in table.take_rejects()] == [PROTO_TCP]
+    for packet in (datagram(), echo(8)):
         assert not table.check_inbound(packet)
     assert table.take_rejects() == []
+
+
+def test_a_flood_of_refused_syns_leaves_a_bounded_number_of_answers() -> None:
+    table = make()
     for _ in range(500):
         table.check_inbound(syn(80))
-    assert len(table.take_rejects()) == 64
+    assert len(table.take_rejects()) <= 129
 
 
 def test_fragments() -> None:

@@ -21,8 +21,9 @@ from tsnetpy.base.lpm import PrefixTable
 from tsnetpy.base.packet import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_TSMP, PROTO_UDP, TxPacket
 from tsnetpy.base.stats import Drops
 from tsnetpy.nic.rx import RxPacket
+from tsnetpy.tcp import rst_for
 from tsnetpy.wire import icmpv4, icmpv6
-from tsnetpy.wire.tcp import ACK, SYN
+from tsnetpy.wire.tcp import ACK, SYN, encode_header
 from tsnetpy.wire.tsmp import REASON_ACL, REASON_SHIELDS_UP, Rejected
 
 from .addresses import LINK_LOCAL_EXEMPT, is_link_local, is_multicast
@@ -34,8 +35,8 @@ DEFAULT_PROTOS: Final = frozenset({PROTO_TCP, PROTO_UDP, PROTO_ICMP, PROTO_ICMPV
 CONNTRACK_ENTRIES: Final = 512
 """Remembered outbound UDP and SCTP flows; they have no timeout, only the least recently used makes room."""
 _CACHE_ENTRIES: Final = 4096
-_REJECTS: Final = 64
-"""TSMP rejections that wait to be taken; more are not sent."""
+_REJECTS: Final = 128
+"""Rejections that wait to be taken; more are not sent."""
 
 
 class IpRange(NamedTuple):
@@ -248,7 +249,7 @@ class PacketFilter:
         return False
 
     def take_rejects(self) -> list[TxPacket]:
-        """Return the TSMP rejections of refused IPv4 TCP SYNs since the last call, to be sent to their sources."""
+        """Return the rejections and resets of TCP SYNs refused since the last call, to be sent to their sources."""
         rejects = self._rejects
         if rejects:
             self._rejects = []
@@ -336,9 +337,17 @@ class PacketFilter:
         return False
 
     def _reject(self, rx: RxPacket) -> None:
-        """Queue a TSMP rejection; Tailscale sends them for IPv4 TCP SYNs only."""
-        if len(rx.src) != 4 or rx.fragment or len(self._rejects) >= _REJECTS:
+        """Queue the answers to a refused SYN: Tailscale's TSMP rejection (IPv4 only, as there), and a reset.
+
+        Official nodes send no reset, so a dial that a policy forbids hangs until it times out. A closed port answers
+        the same way, so the reset tells nobody more than the policy's author would.
+        """
+        if rx.fragment or len(self._rejects) >= _REJECTS:
             return
-        reason = REASON_SHIELDS_UP if self._shields_up else REASON_ACL
-        body = Rejected(PROTO_TCP, reason, rx.src_port, rx.dst_port).encode()
-        self._rejects.append(TxPacket(rx.dst, rx.src, PROTO_TSMP, body, [], 0))
+        if len(rx.src) == 4:
+            reason = REASON_SHIELDS_UP if self._shields_up else REASON_ACL
+            body = Rejected(PROTO_TCP, reason, rx.src_port, rx.dst_port).encode()
+            self._rejects.append(TxPacket(rx.dst, rx.src, PROTO_TSMP, body, [], 0))
+        seq, ack, flags = rst_for(rx.seq, rx.ack, rx.flags, len(rx.payload))
+        header = encode_header(rx.dst_port, rx.src_port, seq, ack, flags, 0)
+        self._rejects.append(TxPacket(rx.dst, rx.src, PROTO_TCP, header, [], 0))
