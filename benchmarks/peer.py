@@ -177,7 +177,8 @@ async def bulk(node: Node, args: argparse.Namespace, start: float) -> int:
                     await stream.send(data)
                     total += CHUNK
                 else:
-                    total += len(await stream.receive(CHUNK))
+                    count = len(await stream.receive(CHUNK))  # not in one expression: others add while this waits
+                    total += count
 
     async with anyio.create_task_group() as tasks:
         for _ in range(args.p):
