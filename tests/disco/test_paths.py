@@ -259,6 +259,25 @@ def test_user_ping_uses_every_path_until_one_is_trusted() -> None:
     assert world.a.paths.ping(b"?" * 32, world.now) == []
 
 
+def test_first_packets_after_a_ping_go_by_derp_so_that_the_peer_can_answer() -> None:
+    world = make_world()
+    paths, peer = world.a.paths, world.b.key
+    paths.derp_opened(REGION)
+    paths.ping(peer, world.now)
+    world.run(100 * MILLISECOND)
+    assert paths.peers[peer].is_trusted(world.now)
+    assert world.send(world.a) == (None, REGION)
+    world.run(SECOND)
+    assert world.send(world.a) == (world.b.address, REGION)  # still no answer: try both
+    paths.note_received(world.b.address, 92, world.now)
+    assert world.send(world.a) == (world.b.address, 0)
+    # Without a relay connection there is nothing to wait for.
+    lonely = make_world()
+    lonely.a.paths.ping(peer, 0)
+    lonely.run(100 * MILLISECOND)
+    assert lonely.send(lonely.a) == (lonely.b.address, 0)
+
+
 def test_wireguard_only_peer_goes_to_its_address() -> None:
     paths = Paths(b"a" * 32, CountingEntropy())
     paths.configure([PathPeer(b"b" * 32, b"", (ep("192.0.2.1:51820"),), 0)], 0)

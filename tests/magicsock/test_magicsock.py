@@ -43,6 +43,8 @@ async def test_two_nodes_meet_by_derp_and_go_direct() -> None:
             found = await a.sock.ping(b.public, 5)
             assert found is not None
             assert (found.via, found.endpoint, found.region) == ("direct", b.loopback, 0)
+            b.send(a, b"answer")
+            await a.wait_received(1)
             b.received.clear()
             a.send(b, b"direct", 20)
             await b.wait_received(20)
@@ -53,7 +55,8 @@ async def test_two_nodes_meet_by_derp_and_go_direct() -> None:
             assert status.tx_bytes == 21 * 64
             # The answer comes back directly, too: our ping taught b where we are.
             b.send(a, b"back")
-            await a.wait_received(1)
+            await a.wait_received(2)
+            assert a.received[1][1] == ("udp", *b.loopback)
             assert relay.stun_requests >= 2
 
 

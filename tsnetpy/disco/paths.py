@@ -18,6 +18,8 @@ from .messages import CallMeMaybe, Message, Ping, Pong, derp_endpoint, unique_en
 from .peer import PURPOSE_USER, PeerPath
 
 ENDPOINTS_FRESH: Final = 27 * SECOND
+FIRST_CONTACT: Final = SECOND
+FIRST_CONTACT_END: Final = 10 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Paths:
         """Our public node key, carried in pings."""
         self.peers: dict[bytes, PeerPath] = {}
         self.drops = Drops()
+        self.regions_up: set[int] = set()
+        """DERP regions that we are connected to."""
         self._entropy = entropy
         self._by_disco: dict[bytes, list[PeerPath]] = {}
         self._by_address: dict[Endpoint, PeerPath] = {}
@@ -149,15 +153,38 @@ class Paths:
         best = peer.best
         if best is not None and now < peer.trust_until and peer.heartbeat_at is not None:
             peer.last_send = now
+            if not peer.heard_back:
+                return self._first_contact(peer, best.endpoint, now)
             return best.endpoint, 0
         peer.note_send(now)
         self._settle(peer, now)
-        if peer.best is not None:
-            return peer.best.endpoint, 0 if now < peer.trust_until else peer.derp_region
+        best = peer.best
+        if best is not None:
+            if now >= peer.trust_until:
+                return best.endpoint, peer.derp_region
+            return (best.endpoint, 0) if peer.heard_back else self._first_contact(peer, best.endpoint, now)
         if not peer.disco_key and not peer.derp_region and peer.candidates:
             # A plain WireGuard peer: its configured address is all there is.
             return next(iter(peer.candidates)), 0
         return None, peer.derp_region
+
+    def _first_contact(self, peer: PeerPath, endpoint: Endpoint, now: Instant) -> Route:
+        """Return the route of the first packets to a peer, when a ping has proven a direct address already.
+
+        The peer has no such proof, and if it knows our relay neither (its netmap is older than our home region), it has
+        no way to answer and drops its handshake response; the next try is five seconds later (seen with tailscale
+        1.102.5). A packet over DERP tells it where to answer, so for a second such packets go by DERP alone: were the
+        direct copy faster, it would be the one that is answered and the other a replay.
+        """
+        region = peer.derp_region
+        if region not in self.regions_up:
+            return endpoint, 0
+        if peer.first_send is None:
+            peer.first_send = now
+        elif now - peer.first_send > FIRST_CONTACT_END:
+            peer.heard_back = True  # or it answers from an address that disco has not seen
+            return endpoint, 0
+        return (None if now - peer.first_send < FIRST_CONTACT else endpoint), region
 
     def note_received(self, source: Endpoint, n_bytes: int, now: Instant) -> PeerPath | None:
         """Account for a WireGuard datagram by UDP; return the peer that disco knows at *source*, if any."""
@@ -165,6 +192,7 @@ class Paths:
         if peer is not None:
             peer.rx_bytes += n_bytes
             peer.last_rx = now
+            peer.heard_back = True
         return peer
 
     def note_received_derp(self, node_key: bytes, region: int, n_bytes: int, now: Instant) -> PeerPath | None:
@@ -174,10 +202,16 @@ class Paths:
             peer.heard_derp = region
             peer.rx_bytes += n_bytes
             peer.last_rx = now
+            peer.heard_back = True
         return peer
+
+    def derp_opened(self, region: int) -> None:
+        """Learn that our connection to *region* works."""
+        self.regions_up.add(region)
 
     def derp_closed(self, region: int) -> None:
         """Forget that peers were heard over *region*: its connection is gone."""
+        self.regions_up.discard(region)
         for peer in self.peers.values():
             if peer.heard_derp == region:
                 peer.heard_derp = 0

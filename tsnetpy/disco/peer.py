@@ -75,6 +75,8 @@ class PeerPath:
         heard_derp: the region over which a packet of the peer last came, while that connection is open; else 0.
         best: the proven address in use, or ``None``.
         trust_until: until when ``best`` is used alone.
+        heard_back: a packet of the tunnel came from the peer since it was configured or reset.
+        first_send: when the first packet went out, while nothing came back.
         wants_call_me_maybe: set when the peer should be asked to ping us; the owner takes it.
     """
 
@@ -84,6 +86,8 @@ class PeerPath:
         "best",
         "candidates",
         "disco_key",
+        "first_send",
+        "heard_back",
         "heard_derp",
         "heartbeat_at",
         "home_derp",
@@ -105,6 +109,8 @@ class PeerPath:
         self.disco_key = disco_key
         self.home_derp = 0
         self.heard_derp = 0
+        self.heard_back = False
+        self.first_send: Instant | None = None
         self.candidates: dict[Endpoint, Candidate] = {}
         self.best: AddrQuality | None = None
         self.trust_until: Instant = 0
@@ -137,6 +143,8 @@ class PeerPath:
         """Forget what was proven: the peer restarted, or our own network changed."""
         self.best = None
         self.trust_until = 0
+        self.heard_back = False
+        self.first_send = None
         self.pings.clear()
         for candidate in self.candidates.values():
             candidate.last_ping = None

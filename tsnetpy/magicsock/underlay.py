@@ -321,6 +321,7 @@ class MagicSock:
 
     def derp_up(self, region: int) -> None:
         """A relay took us in."""
+        self._paths.derp_opened(region)
         _log.debug("DERP region %d is connected", region)
 
     def derp_down(self, region: int) -> None:
