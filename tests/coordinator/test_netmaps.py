@@ -157,3 +157,14 @@ def test_a_stream_without_endpoints_or_netinfo_keeps_what_was_known() -> None:
     assert alpha.endpoints == ["192.0.2.1:1"]
     assert alpha.disco_key.startswith("discokey:01")  # a zero disco key in a stream request is not taken over
     assert (alpha.home_derp, alpha.hostinfo["NetInfo"]) == (900, {"PreferredDERP": 900})
+
+
+def test_what_did_not_change_is_the_same_object_in_the_next_version() -> None:
+    box = Box()
+    alpha, beta, gamma = box.join(1), box.join(2), box.join(3)
+    old = view(box, alpha)
+    box.tailnet.set_online(beta.id, True, box.now)
+    new = view(box, alpha)
+    assert new.peers[gamma.id] is old.peers[gamma.id]
+    assert new.peers[beta.id] is not old.peers[beta.id]
+    assert old.peers[beta.id]["Online"] is False  # the old view still says what was

@@ -74,6 +74,8 @@ class Snapshot:
         domain: the MagicDNS suffix.
         derp_map: as it goes out.
         now_wall_ns: decides which keys have expired.
+        previous: an earlier snapshot. What did not change since is the same object here, so that comparing the views of
+            many nodes with many peers each costs next to nothing.
     """
 
     def __init__(
@@ -87,15 +89,23 @@ class Snapshot:
         domain: str,
         derp_map: Json,
         now_wall_ns: int,
+        previous: "Snapshot | None" = None,
     ) -> None:
         self.version = version
         self._domain = domain
         self._derp_map = derp_map
-        self._dns = dns_config(domain)
+        self._dns: Json = dns_config(domain) if previous is None or previous._domain != domain else previous._dns
         self._records = {node.id: node for node in nodes}
         self._compiled = CompiledPolicy(policy, [_subject(node, users) for node in nodes])
         # A node that never polled has no disco key: no peer could reach it, and clients skip it anyway.
-        self._peers = {node.id: self._render(node, node.id in online, now_wall_ns) for node in nodes if node.disco_key}
+        self._peers: dict[int, Json] = {
+            node.id: self._render(node, node.id in online, now_wall_ns) for node in nodes if node.disco_key
+        }
+        if previous is not None:
+            for node_id, rendered in self._peers.items():
+                before = previous._peers.get(node_id)
+                if before == rendered:
+                    self._peers[node_id] = before
         self._own = {node.id: self._render_own(node, node.id in online, now_wall_ns) for node in nodes}
         self._profiles: dict[int, Json] = {
             user.id: {"ID": user.id, "LoginName": user.login, "DisplayName": user.display_name}

@@ -118,6 +118,7 @@ class Tailnet:
                 domain=self.domain,
                 derp_map=self.derp_map,
                 now_wall_ns=now_wall_ns,
+                previous=self._snapshot,
             )
         return self._snapshot
 
