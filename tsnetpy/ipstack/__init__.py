@@ -1,5 +1,6 @@
 """The IP layer of one node and the sockets on it. Start reading at :mod:`tsnetpy.ipstack.stack`."""
 
+from .connections import ACCEPT as ACCEPT
 from .errors import AddressInUse as AddressInUse
 from .errors import AddressNotAvailable as AddressNotAvailable
 from .errors import InvalidAddress as InvalidAddress
@@ -20,5 +21,4 @@ from .sockets import Socket as Socket
 from .sockets import TcpListenerSocket as TcpListenerSocket
 from .sockets import TcpSocket as TcpSocket
 from .sockets import UdpSocket as UdpSocket
-from .stack import ACCEPT as ACCEPT
 from .stack import Stack as Stack

@@ -15,8 +15,8 @@ from tsnetpy.tcp import Connection, Listener
 from .errors import NotConnected
 
 
-class SocketHost(Protocol):
-    """What sockets need of their stack."""
+class TcpHost(Protocol):
+    """What TCP sockets need of their stack (:class:`.connections.Connections`)."""
 
     def tcp_touched(self, socket: "TcpSocket") -> None:
         """Note that *socket* may have something to send or to report."""
@@ -29,6 +29,10 @@ class SocketHost(Protocol):
     def tcp_accepted(self, socket: "TcpSocket") -> None:
         """Note that the application now holds *socket*."""
         ...
+
+
+class DatagramHost(Protocol):
+    """What UDP and echo sockets need of their stack (:class:`.datagrams.Datagrams`)."""
 
     def udp_send(
         self, socket: "UdpSocket", data: Buffer, remote: Endpoint, now: Instant, source: IpBytes | None
@@ -76,9 +80,7 @@ class TcpSocket:
         "remote",
     )
 
-    def __init__(
-        self, host: SocketHost, connection: Connection, local: Endpoint, remote: Endpoint, peer: PeerId
-    ) -> None:
+    def __init__(self, host: TcpHost, connection: Connection, local: Endpoint, remote: Endpoint, peer: PeerId) -> None:
         self._host = host
         self.connection = connection
         self.local = local
@@ -152,7 +154,7 @@ class TcpListenerSocket:
 
     __slots__ = ("_host", "_order", "closed", "local", "owner", "v4", "v6")
 
-    def __init__(self, host: SocketHost, local: Endpoint, v4: Listener, v6: Listener) -> None:
+    def __init__(self, host: TcpHost, local: Endpoint, v4: Listener, v6: Listener) -> None:
         self._host = host
         self.local = local
         self.owner: object | None = None
@@ -227,7 +229,7 @@ class UdpSocket:
 
     _OVERHEAD = 256
 
-    def __init__(self, host: SocketHost, local: Endpoint, limit: int) -> None:
+    def __init__(self, host: DatagramHost, local: Endpoint, limit: int) -> None:
         self._host = host
         self._limit = limit
         self._queue: deque[tuple[bytes, Endpoint, IpBytes]] = deque()
@@ -329,7 +331,7 @@ class IcmpSocket:
 
     _LIMIT = 256
 
-    def __init__(self, host: SocketHost, ident: int) -> None:
+    def __init__(self, host: DatagramHost, ident: int) -> None:
         self._host = host
         self._queue: deque[tuple[IpBytes, int, bytes, int]] = deque()
         self._error: str | None = None

@@ -1,0 +1,416 @@
+"""TCP connections of one node: the tables, opening and listening, limits, timers, and the pull for output."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from heapq import heappop, heappush
+from typing import Final, final
+
+from tsnetpy.base.addr import Endpoint, IpBytes
+from tsnetpy.base.instant import Instant
+from tsnetpy.base.packet import PROTO_TCP, PeerId, TxPacket
+from tsnetpy.nic.rx import RxPacket
+from tsnetpy.tcp import Connection, Listener, State, TcpConfig, rst_for
+from tsnetpy.tcp.flags import ACK, CLOSED, ESTABLISHED, FIN, RST, SYN
+from tsnetpy.wire import ipv4, ipv6
+from tsnetpy.wire.tcp import encode_header
+
+from .errors import AddressInUse, TooManySockets
+from .host import ANY, Host
+from .icmp import IcmpError
+from .limits import TokenBucket
+from .ports import IsnGenerator, check_port
+from .sockets import TcpListenerSocket, TcpSocket
+
+ACCEPT: Final = 64
+"""Readiness of a listening socket, next to the bits of ``tcp.flags``: a connection waits for ``accept()``."""
+
+LOOPBACK_PEER: Final[PeerId] = bytes(32)
+"""The peer of packets that this node sent to itself, and of the connections that it opened."""
+
+_BAD_FLAGS: Final = frozenset(
+    f for f in range(64) if not f or f & (SYN | FIN) == SYN | FIN or (f & RST and f & (SYN | FIN))
+)
+"""Combinations no honest TCP sends; never to be taken for a SYN."""
+
+
+@final
+class Connections:
+    """All TCP of one node.
+
+    Work is proportional to what happens: the connections that something happened to are in ``_touched``, those with
+    output in ``_sending``, and deadlines in a heap whose stale entries are skipped.
+    """
+
+    __slots__ = (
+        "_conns",
+        "_embryos",
+        "_heap",
+        "_host",
+        "_isn",
+        "_listeners",
+        "_peer_conns",
+        "_peer_embryos",
+        "_reset_bucket",
+        "_sending",
+        "_serial",
+        "_tcp4",
+        "_tcp6",
+        "_tcp_config",
+        "_touched",
+    )
+
+    def __init__(self, host: Host, config: TcpConfig) -> None:
+        limits = host.limits
+        self._host = host
+        self._tcp_config = config
+        self.set_mtu(host.mtu)
+        # (remote address + local address, remote port << 16 | local port), as the bytes of an arriving packet have them
+        self._conns: dict[tuple[bytes, int], TcpSocket] = {}
+        self._listeners: dict[tuple[IpBytes, int], TcpListenerSocket] = {}  # by address (empty for all) and port
+        self._peer_conns: dict[PeerId, int] = {}
+        self._peer_embryos: dict[PeerId, int] = {}
+        self._embryos = 0
+        self._touched: dict[TcpSocket, None] = {}
+        self._sending: dict[TcpSocket, None] = {}
+        self._heap: list[tuple[Instant, int, TcpSocket]] = []
+        self._serial = 0
+        self._isn = IsnGenerator(host.entropy)
+        self._reset_bucket = TokenBucket(limits.resets_per_second, limits.reset_burst)
+
+    def set_mtu(self, mtu: int) -> None:
+        """Use segments that fit *mtu* for connections made from now on."""
+        self._tcp4 = replace(self._tcp_config, mss=mtu - ipv4.HEADER_LEN - 20)
+        self._tcp6 = replace(self._tcp_config, mss=mtu - ipv6.HEADER_LEN - 20)
+
+    def discard_on(self, gone: frozenset[IpBytes]) -> None:
+        """End the connections on local addresses that went away; silently, for nothing may be sent from there."""
+        for socket in list(self._conns.values()):
+            if socket.local.ip in gone:
+                socket.connection.discard()
+                self.tcp_touched(socket)
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def connect(self, remote: Endpoint, now: Instant, local: Endpoint | None = None) -> TcpSocket:
+        """Start a connection to *remote*; the result comes as ESTABLISHED or ERROR readiness.
+
+        Args:
+            remote: address and port.
+            now: the current instant.
+            local: our end; an empty address or port 0 leaves that part to the stack.
+
+        Raises:
+            InvalidPort, InvalidAddress, NoRoute, AddressNotAvailable, AddressInUse, TooManySockets: see the classes.
+        """
+        self._host.now = now
+        check_port(remote.port, zero=False)
+        source = self._host.pick_source(remote.ip, local.ip if local is not None else ANY)
+        if len(self._conns) >= self._host.limits.connections:
+            raise TooManySockets("too many TCP connections")
+        addrs = remote.ip + source
+        high = remote.port << 16
+        if local is not None and local.port:
+            check_port(local.port, zero=False)
+            port = local.port
+            if (addrs, high | port) in self._conns:
+                raise AddressInUse(f"a connection from {Endpoint(source, port)} to {remote} exists")
+        else:
+            port = self._host.ports.pick(lambda p: self._port_free(addrs, high, p, source))
+        if source == remote.ip and port == remote.port:
+            raise AddressInUse("a connection cannot end where it starts")
+        config = self._tcp4 if len(source) == 4 else self._tcp6
+        iss = self._isn.iss(source, port, remote.ip, remote.port, now)
+        ts_offset = self._isn.timestamp_offset(source, port, remote.ip, remote.port)
+        connection = Connection.connect(config, iss, now, ts_offset)
+        return self._adopt(connection, Endpoint(source, port), remote, LOOPBACK_PEER)
+
+    def listen(self, port: int, now: Instant, ip: IpBytes | None = None, backlog: int = 128) -> TcpListenerSocket:
+        """Listen on *port* (0: a free one) of *ip*, or of all our addresses (``None``).
+
+        A listener on one address goes before one on all. The service addresses take part only by name.
+
+        Raises:
+            InvalidPort, AddressNotAvailable, AddressInUse: see the classes.
+        """
+        self._host.now = now
+        check_port(port, zero=True)
+        where = self._host.bind_address(ip)
+        if not port:
+            port = self._host.ports.pick(lambda p: (where, p) not in self._listeners)
+        elif (where, port) in self._listeners:
+            raise AddressInUse(f"TCP port {port} is already listened on")
+        engines = [Listener(c, backlog, self._host.limits.embryos) for c in (self._tcp4, self._tcp6)]
+        socket = TcpListenerSocket(self, Endpoint(where, port), engines[0], engines[1])
+        self._listeners[where, port] = socket
+        return socket
+
+    def _port_free(self, addrs: bytes, high: int, port: int, source: IpBytes) -> bool:
+        return (
+            (addrs, high | port) not in self._conns
+            and (source, port) not in self._listeners
+            and (ANY, port) not in self._listeners
+        )
+
+    # -- segments in -------------------------------------------------------------------------------------------------
+
+    def find(self, rx: RxPacket) -> TcpSocket | None:
+        """Return the connection that *rx* belongs to."""
+        return self._conns.get((rx.addrs, rx.ports))
+
+    def receive(self, socket: TcpSocket, rx: RxPacket, now: Instant) -> None:
+        """Take a segment of the known connection *socket*."""
+        flags = rx.flags
+        if flags & 0x3F in _BAD_FLAGS:
+            self._host.drops.add("tcp_flags")
+            return
+        connection = socket.connection
+        if (
+            flags & (SYN | ACK | RST) == SYN
+            and connection.state is State.TIME_WAIT
+            and connection.accepts_new_syn(rx.seq, rx.options)
+            and not connection.readable_bytes
+            and self._listener_for(rx) is not None
+        ):
+            # RFC 9293 §3.10.7.4: a newer SYN may take the pair over; abort() sends nothing in TIME-WAIT.
+            connection.abort(now)
+            self._forget(socket)
+            self._touched[socket] = None
+            self.receive_stray(rx, now)
+            return
+        connection.receive_segment(rx.seq, rx.ack, flags, rx.wnd, rx.options, rx.payload, now, rx.packets)
+        self._touched[socket] = None
+
+    def receive_stray(self, rx: RxPacket, now: Instant) -> None:
+        """Handle a segment of no connection: a SYN for a listener, or a stray to be reset (RFC 9293 §3.10.7.1)."""
+        flags = rx.flags
+        if flags & 0x3F in _BAD_FLAGS:
+            self._host.drops.add("tcp_flags")
+            return
+        if flags & RST:
+            self._host.drops.add("no_connection")
+            return
+        if flags & (SYN | ACK) == SYN:
+            listener = self._listener_for(rx)
+            if listener is not None:
+                self._syn(listener, rx, now)
+                return
+        self._host.drops.add("no_connection")
+        if self._reset_bucket.allow(now):
+            seq, ack, reply = rst_for(rx.seq, rx.ack, flags, len(rx.payload))
+            header = encode_header(rx.dst_port, rx.src_port, seq, ack, reply, 0)
+            self._host.enqueue(TxPacket(rx.dst, rx.src, PROTO_TCP, header, [], 0))
+
+    def _syn(self, listener: TcpListenerSocket, rx: RxPacket, now: Instant) -> None:
+        limits = self._host.limits
+        peer = rx.peer
+        if (
+            len(self._conns) >= limits.connections
+            or self._peer_conns.get(peer, 0) >= limits.connections_per_peer
+            or self._embryos >= limits.embryos
+            or self._peer_embryos.get(peer, 0) >= limits.embryos_per_peer
+        ):
+            self._host.drops.add("syn_limit")
+            return
+        local = rx.destination
+        remote = rx.source
+        iss = self._isn.iss(local.ip, local.port, remote.ip, remote.port, now)
+        ts_offset = self._isn.timestamp_offset(local.ip, local.port, remote.ip, remote.port)
+        key = (rx.addrs, rx.ports)
+        connection = listener.engine(local.ip).receive_syn(key, rx.seq, rx.wnd, rx.options, now, iss, ts_offset)
+        if connection is None:
+            self._host.drops.add("syn_refused")
+            return
+        socket = self._adopt(connection, local, remote, peer)
+        socket.listener = listener
+        socket.embryo = True
+        self._embryos += 1
+        self._peer_embryos[peer] = self._peer_embryos.get(peer, 0) + 1
+
+    def _listener_for(self, rx: RxPacket) -> TcpListenerSocket | None:
+        port = rx.dst_port
+        listener = self._listeners.get((rx.dst, port))
+        if listener is None and rx.dst in self._host.addresses:
+            return self._listeners.get((ANY, port))
+        return listener
+
+    def flow_error(self, error: IcmpError, now: Instant) -> None:
+        """Tell the connection whose segment *error* quotes; the quote must lie in what is in flight (RFC 5927 §4)."""
+        local_port = error.ports >> 16
+        remote_port = error.ports & 0xFFFF
+        socket = self._conns.get((error.dst + error.src, remote_port << 16 | local_port))
+        tcb = socket.connection.tcb if socket is not None else None
+        if socket is None or tcb is None or (error.seq - tcb.snd_una) & 0xFFFFFFFF > tcb.snd_nxt - tcb.snd_una:
+            self._host.drops.add("icmp_ignored")
+        elif error.reason == "too big":
+            mtu = self._host.path_mtus.learn(error, self._host.mtu, now)
+            if mtu:
+                socket.connection.mtu_changed(mtu - (40 if len(error.src) == 4 else 60))
+                self._touched[socket] = None
+        else:
+            socket.connection.icmp_error(error.hard, error.reason)
+            self._touched[socket] = None
+
+    def flow_rejected(self, local: Endpoint, remote: Endpoint) -> None:
+        """End the handshake from *local* to *remote* as refused, if there is one."""
+        socket = self._conns.get((remote.ip + local.ip, remote.port << 16 | local.port))
+        if socket is not None:
+            socket.connection.icmp_error(True, "refused")
+            self._touched[socket] = None
+
+    # -- segments out ------------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Whether a connection may have something to send or to report."""
+        return bool(self._touched or self._sending)
+
+    def settle(self) -> None:
+        """Collect the readiness of touched connections and queue them for sending."""
+        touched = self._touched
+        self._touched = {}
+        for socket in touched:
+            bits = socket.connection.take_ready()
+            if bits:
+                self._note_bits(socket, bits)
+            self._sending[socket] = None
+
+    def pull_next(self, emit: Callable[[TxPacket], None], budget: int, now: Instant) -> bool:
+        """Give what one connection wants to send to *emit*; return False if no connection waits.
+
+        A connection that still has more after *budget* units goes to the end of the line.
+        """
+        if not self._sending:
+            return False
+        socket = next(iter(self._sending))
+        del self._sending[socket]
+        self._pull(socket, emit, budget, now)
+        return True
+
+    def _pull(self, socket: TcpSocket, emit: Callable[[TxPacket], None], budget: int, now: Instant) -> None:
+        """Take all that *socket* wants to send."""
+        connection = socket.connection
+        src, src_port = socket.local
+        dst, dst_port = socket.remote
+        while True:
+            segments = connection.segments_to_send(now)
+            if not segments:
+                break
+            for segment in segments:
+                header = encode_header(
+                    src_port, dst_port, segment.seq, segment.ack, segment.flags, segment.wnd, segment.options
+                )
+                tx = TxPacket(src, dst, PROTO_TCP, header, segment.payload, segment.payload_len, segment.gso_size)
+                emit(tx)
+            budget -= len(segments)
+            if budget <= 0:
+                self._sending[socket] = None
+                break
+        bits = connection.take_ready()
+        if bits:
+            self._note_bits(socket, bits)
+        deadline = connection.next_deadline()
+        if deadline is not None and (socket.armed is None or deadline < socket.armed):
+            socket.armed = deadline
+            self._serial += 1
+            heappush(self._heap, (deadline, self._serial, socket))
+
+    def _note_bits(self, socket: TcpSocket, bits: int) -> None:
+        if bits & ESTABLISHED:
+            mtu = self._host.path_mtus.lookup(socket.remote.ip, self._host.now)
+            if mtu:
+                socket.connection.mtu_changed(mtu - (40 if len(socket.local.ip) == 4 else 60))
+        listener = socket.listener
+        if listener is None:
+            self._host.mark_ready(socket, bits)
+        else:
+            socket.held_bits |= bits
+            if bits & ESTABLISHED:
+                self._embryo_over(socket)
+                listener.finished(socket)
+                self._host.mark_ready(listener, ACCEPT)
+        if bits & CLOSED:
+            if listener is not None:
+                listener.engine(socket.local.ip).forget(socket.connection)
+            self._forget(socket)
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> Instant | None:
+        """Return the earliest deadline of any connection."""
+        heap = self._heap
+        while heap and (heap[0][2].closed or heap[0][2].armed != heap[0][0]):
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    def handle_deadline(self, now: Instant) -> None:
+        """Run the connections' timers that are due."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            deadline, _, socket = heappop(heap)
+            if socket.closed or socket.armed != deadline:
+                continue
+            socket.armed = None
+            due = socket.connection.next_deadline()
+            if due is None:
+                continue
+            if due > now:  # it moved while the entry slept in the heap
+                socket.armed = due
+                self._serial += 1
+                heappush(heap, (due, self._serial, socket))
+                continue
+            socket.connection.handle_deadline(now)
+            self._touched[socket] = None
+
+    # -- what sockets call (TcpHost) ----------------------------------------------------------------------------------
+
+    def tcp_touched(self, socket: TcpSocket) -> None:
+        """See :class:`~tsnetpy.ipstack.sockets.TcpHost`."""
+        self._touched[socket] = None
+
+    def tcp_accepted(self, socket: TcpSocket) -> None:
+        """See :class:`~tsnetpy.ipstack.sockets.TcpHost`."""
+        socket.listener = None
+        if socket.held_bits:
+            self._host.ready[socket] = socket.held_bits
+            socket.held_bits = 0
+
+    def listener_closed(self, socket: TcpListenerSocket, orphans: list[TcpSocket]) -> None:
+        """See :class:`~tsnetpy.ipstack.sockets.TcpHost`."""
+        self._listeners.pop((socket.local.ip, socket.local.port), None)
+        self._host.ready.pop(socket, None)
+        for orphan in orphans:
+            self._embryo_over(orphan)
+            orphan.listener = None
+            self._touched[orphan] = None
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _adopt(self, connection: Connection, local: Endpoint, remote: Endpoint, peer: PeerId) -> TcpSocket:
+        socket = TcpSocket(self, connection, local, remote, peer)
+        connection.owner = socket
+        self._conns[socket.key] = socket
+        self._peer_conns[peer] = self._peer_conns.get(peer, 0) + 1
+        self._touched[socket] = None
+        return socket
+
+    def _embryo_over(self, socket: TcpSocket) -> None:
+        if socket.embryo:
+            socket.embryo = False
+            self._embryos -= 1
+            _decrement(self._peer_embryos, socket.peer)
+
+    def _forget(self, socket: TcpSocket) -> None:
+        """Take a closed connection out of the tables; a last reset may still be pulled from it."""
+        self._embryo_over(socket)
+        if not socket.closed:
+            socket.closed = True
+            del self._conns[socket.key]
+            _decrement(self._peer_conns, socket.peer)
+
+
+def _decrement(counts: dict[PeerId, int], peer: PeerId) -> None:
+    left = counts.get(peer, 0) - 1
+    if left > 0:
+        counts[peer] = left
+    else:
+        counts.pop(peer, None)
