@@ -72,8 +72,8 @@ class Paths:
         """Our public node key, carried in pings."""
         self.peers: dict[bytes, PeerPath] = {}
         self.drops = Drops()
-        self.regions_up: set[int] = set()
-        """DERP regions that we are connected to."""
+        self.usable_regions: set[int] = set()
+        """DERP regions of the map, without those that could not be reached lately."""
         self._entropy = entropy
         self._by_disco: dict[bytes, list[PeerPath]] = {}
         self._by_address: dict[Endpoint, PeerPath] = {}
@@ -177,7 +177,7 @@ class Paths:
         direct copy faster, it would be the one that is answered and the other a replay.
         """
         region = peer.derp_region
-        if region not in self.regions_up:
+        if region not in self.usable_regions:
             return endpoint, 0
         if peer.first_send is None:
             peer.first_send = now
@@ -206,12 +206,12 @@ class Paths:
         return peer
 
     def derp_opened(self, region: int) -> None:
-        """Learn that our connection to *region* works."""
-        self.regions_up.add(region)
+        """Learn that *region* can be reached, or is new on the map and may be tried."""
+        self.usable_regions.add(region)
 
     def derp_closed(self, region: int) -> None:
-        """Forget that peers were heard over *region*: its connection is gone."""
-        self.regions_up.discard(region)
+        """Forget that peers were heard over *region*: its connection is gone, or could not be made."""
+        self.usable_regions.discard(region)
         for peer in self.peers.values():
             if peer.heard_derp == region:
                 peer.heard_derp = 0

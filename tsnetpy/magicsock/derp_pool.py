@@ -54,8 +54,8 @@ class DerpSink(Protocol):
         """Learn that *region* took us in."""
         ...
 
-    def derp_down(self, region: int) -> None:
-        """Learn that the connection to *region* ended."""
+    def derp_down(self, region: int, lost: bool) -> None:
+        """Learn that the connection to *region* ended (*lost*), or that none could be made."""
         ...
 
 
@@ -218,9 +218,9 @@ class DerpPool:
                     connection.failures = str(error) or type(error).__name__
                     _log.debug("DERP region %d: %s", connection.region, connection.failures)
             connection.scope = None
-            if connection.engine is not None:
-                connection.engine = None
-                self._sink.derp_down(connection.region)
+            lost = connection.engine is not None
+            connection.engine = None
+            self._sink.derp_down(connection.region, lost)
             if not connection.home and monotonic_ns() - connection.last_write >= IDLE_TIMEOUT:
                 break
             if connection.wanted:

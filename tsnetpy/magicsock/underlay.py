@@ -324,10 +324,11 @@ class MagicSock:
         self._paths.derp_opened(region)
         _log.debug("DERP region %d is connected", region)
 
-    def derp_down(self, region: int) -> None:
-        """A relay connection ended: routes over it are void, and the network may have changed."""
+    def derp_down(self, region: int, lost: bool) -> None:
+        """A relay connection ended or could not be made: routes over it are void, and the network may have changed."""
         self._paths.derp_closed(region)
-        self._restun.kick()
+        if lost:
+            self._restun.kick()
 
     # -- configuration ------------------------------------------------------------------------------------------
 
@@ -346,6 +347,9 @@ class MagicSock:
         for key in self._paths.configure(specs, now):
             self._disco.forget(key)
         map_changed = config.derp_map != self._derp_map
+        for number, region in config.derp_map.regions.items():
+            if region.derp_nodes() and region != self._derp_map.regions.get(number):
+                self._paths.derp_opened(number)
         self._derp_map = config.derp_map
         self.derp.configure(config.node_private, config.derp_map)
         if map_changed:
