@@ -117,7 +117,7 @@ def derp_map(source: DERPMap | None) -> DerpMap:
 
 
 def magic_table(netmap: NetMap) -> MagicTable:
-    """Return the names of the tailnet (reference field.md B3 lists the rules)."""
+    """Return the names of the tailnet by the rules of MagicDNS."""
     dns = netmap.dns_config
     self_node = netmap.self_node
     nodes = [self_node, *sorted(netmap.peers.values(), key=lambda node: node.id)]
