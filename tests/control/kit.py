@@ -1,11 +1,14 @@
 """A coordination server in memory, as small as a test can use it."""
 
 import base64
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
-from anyio.abc import ByteStream, ObjectReceiveStream, ObjectSendStream, TaskGroup
+import anyio.lowlevel
+from anyio.abc import ByteStream, TaskGroup
+from anyio.streams.tls import TLSStream
 
 from tsnetpy.base.entropy import SystemEntropy
 from tsnetpy.base.errors import RemoteProtocolError
@@ -23,29 +26,73 @@ ACCEPT = RegisterResponse(machine_authorized=True, user=User(id=1), login=Login(
 CHALLENGE = "chalpub:" + "11" * 32
 
 
-class MemoryStream(ByteStream):
-    """One end of a byte pipe without sockets."""
+class _Lane:
+    """Bytes on their way from one end to the other."""
 
-    def __init__(self, outgoing: ObjectSendStream[bytes], incoming: ObjectReceiveStream[bytes]) -> None:
+    LIMIT = 64 * 1024
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.ended = self.broken = False
+        self._changed = anyio.Event()
+
+    def wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def wait(self) -> None:
+        await self._changed.wait()
+
+
+class MemoryStream(ByteStream):
+    """One end of a byte pipe without sockets; it holds at most 64 KiB each way."""
+
+    def __init__(self, outgoing: _Lane, incoming: _Lane) -> None:
         self._outgoing = outgoing
         self._incoming = incoming
-        self._left = b""
+        self._closed = False
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        if not self._left:
-            self._left = await self._incoming.receive()
-        out, self._left = self._left[:max_bytes], self._left[max_bytes:]
+        await anyio.lowlevel.checkpoint()
+        lane = self._incoming
+        while not lane.data:
+            if self._closed:
+                raise anyio.ClosedResourceError
+            if lane.ended:
+                raise anyio.EndOfStream
+            await lane.wait()
+        out = bytes(lane.data[:max_bytes])
+        del lane.data[:max_bytes]
+        lane.wake()
         return out
 
     async def send(self, item: bytes) -> None:
-        await self._outgoing.send(bytes(item))
+        await anyio.lowlevel.checkpoint()
+        lane = self._outgoing
+        while item:
+            if self._closed:
+                raise anyio.ClosedResourceError
+            if lane.broken:
+                raise anyio.BrokenResourceError
+            room = lane.LIMIT - len(lane.data)
+            if room:
+                lane.data += item[:room]
+                item = item[room:]
+                lane.wake()
+            else:
+                await lane.wait()
 
     async def send_eof(self) -> None:
-        await self._outgoing.aclose()
+        self._outgoing.ended = True
+        self._outgoing.wake()
 
     async def aclose(self) -> None:
-        await self._outgoing.aclose()
-        await self._incoming.aclose()
+        self._closed = True
+        self._outgoing.ended = True
+        self._incoming.broken = True
+        self._outgoing.wake()
+        self._incoming.wake()
+        await anyio.lowlevel.checkpoint()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -54,9 +101,8 @@ class MemoryStream(ByteStream):
 
 def stream_pair() -> tuple[MemoryStream, MemoryStream]:
     """Two ends of one connection."""
-    there = anyio.create_memory_object_stream[bytes](64)
-    back = anyio.create_memory_object_stream[bytes](64)
-    return MemoryStream(there[0], back[1]), MemoryStream(back[0], there[1])
+    there, back = _Lane(), _Lane()
+    return MemoryStream(there, back), MemoryStream(back, there)
 
 
 async def read_head(stream: ByteStream) -> tuple[str, dict[str, str], bytes]:
@@ -90,6 +136,7 @@ class Server:
         self.status_of_map = 200
         self.down = False
         self.refused_ports: set[int] = set()
+        self.tls_ports: dict[int, ssl.SSLContext] = {}
         self.first_map: Callable[[MapRequest], MapResponse] = lambda request: MapResponse(node=self_node(request))
         self.registers: list[RegisterRequest] = []
         self.reports: list[MapRequest] = []
@@ -118,7 +165,7 @@ class Server:
             raise ConnectionRefusedError(111, "refused")
         near, far = stream_pair()
         self.connections.append(far)
-        self._group.start_soon(self._serve, far)
+        self._group.start_soon(self._serve, far, self.tls_ports.get(port))
         return near
 
     async def cut(self) -> None:
@@ -132,8 +179,10 @@ class Server:
         """Send *message* on the newest map stream."""
         await self.streams[-1].send(MapFrameWriter(compressed=True).frame(encode(message)))
 
-    async def _serve(self, stream: MemoryStream) -> None:
+    async def _serve(self, stream: ByteStream, tls: ssl.SSLContext | None) -> None:
         try:
+            if tls is not None:
+                stream = await TLSStream.wrap(stream, server_side=True, ssl_context=tls, standard_compatible=False)
             line, headers, rest = await read_head(stream)
             method, target, _ = line.split(" ")
             if target.startswith("/key"):
@@ -152,7 +201,7 @@ class Server:
                 self.heads.append(f"{method} {target} {headers['host']}")
                 self.noted()
                 await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, RemoteProtocolError):
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, RemoteProtocolError, OSError):
             # Headscale, too, just closes after its 101 if the handshake fails.
             return
         finally:

@@ -34,7 +34,44 @@ MAX_UNSENT_BYTES: Final = 1024 * 1024
 _DEFAULT_WINDOW: Final = 65535
 _READ_BYTES: Final = 64 * 1024
 
+_FRAME_HEADER_BYTES: Final = 9
+_MAX_FRAME_BYTES: Final = 16384  # what our SETTINGS leave it at (RFC 9113 section 6.5.2)
+_PREFACE_BYTES: Final = 24
+
 Fields = list[tuple[str, str]]
+
+
+@final
+class _FrameGuard:
+    """Looks at frame lengths as they come in.
+
+    ``h2`` judges a frame when all of it has arrived: a peer that announces 16 MiB would be buffered, and one that does
+    not speak HTTP/2 at all would be waited for.
+    """
+
+    __slots__ = ("_head", "_skip")
+
+    def __init__(self, preface: int) -> None:
+        self._skip = preface
+        self._head = bytearray()
+
+    def check(self, data: bytes) -> None:
+        """Raise ``RemoteProtocolError`` if a frame that begins in *data* is longer than we allow."""
+        at = 0
+        while at < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+                at += step
+                continue
+            take = data[at : at + _FRAME_HEADER_BYTES - len(self._head)]
+            self._head += take
+            at += len(take)
+            if len(self._head) == _FRAME_HEADER_BYTES:
+                self._skip = int.from_bytes(self._head[:3], "big")
+                self._head.clear()
+                if self._skip > _MAX_FRAME_BYTES:
+                    raise RemoteProtocolError(f"HTTP/2 frame of {self._skip} bytes")
 
 
 @final
@@ -158,6 +195,7 @@ class Mux:
         if client_side:
             values[h2.settings.SettingCodes.ENABLE_PUSH] = 0
         self._h2.local_settings = h2.settings.Settings(client=client_side, initial_values=values)
+        self._guard = _FrameGuard(0 if client_side else _PREFACE_BYTES)
         self._streams: dict[int, MuxStream] = {}
         self._outgoing: deque[bytes] = deque()
         self._unsent = 0
@@ -291,6 +329,7 @@ class Mux:
         while True:
             try:
                 data = await self._stream.receive(_READ_BYTES)
+                self._guard.check(data)
                 events = self._h2.receive_data(data)
             except anyio.EndOfStream as error:
                 self.last_error = error
@@ -298,7 +337,7 @@ class Mux:
                 return
             except (anyio.BrokenResourceError, anyio.ClosedResourceError, RemoteProtocolError) as error:
                 self.last_error = error
-                self._shut(f"the connection broke ({type(error).__name__})")
+                self._shut(f"the connection broke ({str(error) or type(error).__name__})")
                 return
             except (h2.exceptions.ProtocolError, UnicodeDecodeError) as error:
                 self.last_error = error
