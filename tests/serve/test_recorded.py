@@ -203,14 +203,16 @@ async def replay(case: dict[str, Any], files: pathlib.Path) -> tuple[bytes, bool
     config = parse_serve_document(json.dumps(document))
     host = MemoryHost(who=WHO)
     received = bytearray()
-    ended = anyio.Event()
+    ended, first = anyio.Event(), anyio.Event()
 
     async def collect(stream: MemoryStream) -> None:
         try:
             while True:
                 received.extend(await stream.receive())
+                first.set()
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             ended.set()
+            first.set()
 
     async with anyio.create_task_group() as group:
         backend = Backend(group)
@@ -234,8 +236,7 @@ async def replay(case: dict[str, Any], files: pathlib.Path) -> tuple[bytes, bool
         await settle()
         if case["recv_b64"]:  # files come through a thread
             with anyio.move_on_after(5):
-                while not received and not ended.is_set():
-                    await anyio.sleep(0.001)
+                await first.wait()
         await settle()
         group.cancel_scope.cancel()
     return bytes(received), ended.is_set(), backend.seen

@@ -393,8 +393,10 @@ async def lifespan(app: AsgiApp, group: TaskGroup) -> AsyncIterator[dict[str, An
 
     async def send(message: Message) -> None:
         nonlocal spoken
-        spoken = True
         kind = message["type"]
+        if not kind.startswith("lifespan."):
+            raise RuntimeError(f"no message of a lifespan: {kind!r}")
+        spoken = True
         if kind.endswith(".failed"):
             refusal.append(str(message.get("message") or kind))
         (started if kind.startswith("lifespan.startup") else stopped).set()

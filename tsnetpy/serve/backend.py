@@ -17,6 +17,7 @@ from .headers import HeaderList
 from .http1 import MAX_HEAD_BYTES, MAX_TRAILER_BYTES, RECEIVE_BYTES
 
 CONNECT_TIMEOUT_S: Final = 10.0
+CLOSE_S: Final = 1.0
 MAX_IDLE: Final = 100
 """Idle connections kept per backend, and how long: what Go's transport keeps for the official Serve."""
 IDLE_NS: Final = 90 * 1_000_000_000
@@ -325,20 +326,21 @@ class BackendPool:
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             raise BackendError(f"cannot be reached: {describe(error)}") from error
 
-    async def release(self, connection: BackendConnection) -> None:
-        """Take a connection back after a complete response."""
-        if connection.reusable and len(self._idle) < MAX_IDLE:
-            connection.rearm()
-            connection.idle_since = clock.monotonic_ns()
-            self._idle.append(connection)
-        else:
-            await connection.stream.aclose()
+    def release(self, connection: BackendConnection) -> bool:
+        """Take a connection back after a complete response; False when the caller has to close it."""
+        if not connection.reusable or len(self._idle) >= MAX_IDLE:
+            return False
+        connection.rearm()
+        connection.idle_since = clock.monotonic_ns()
+        self._idle.append(connection)
+        return True
 
     async def _expire(self, now: int) -> None:
         while self._idle and self._idle[0].idle_since < now - IDLE_NS:
             await self._idle.popleft().stream.aclose()
 
     async def aclose(self) -> None:
-        """Close the idle connections."""
-        while self._idle:
-            await self._idle.popleft().stream.aclose()
+        """Close the idle connections, also when the caller has been cancelled."""
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            while self._idle:
+                await self._idle.popleft().stream.aclose()

@@ -11,7 +11,7 @@ from typing import Final, final
 import anyio
 from anyio.abc import ByteStream
 
-from .backend import BackendConnection, BackendError, BackendPool, ResponseHead, StaleConnection
+from .backend import CLOSE_S, BackendConnection, BackendError, BackendPool, ResponseHead, StaleConnection
 from .config import ProxyTarget
 from .headers import HOP_BY_HOP, HeaderList, connection_tokens, request_head
 from .http1 import RECEIVE_BYTES, BadRequest, ClientGone, Http1Connection, Request, http_date
@@ -132,10 +132,8 @@ class ReverseProxy:
             else:
                 done = await _relay_response(conn, request, connection, watch=True)
         finally:
-            if done:
-                await self._pool.release(connection)
-            else:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+            if not (done and self._pool.release(connection)):
+                with anyio.move_on_after(CLOSE_S, shield=True):
                     await connection.stream.aclose()
 
 

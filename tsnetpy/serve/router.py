@@ -137,7 +137,7 @@ def clean_query(query: bytes) -> bytes:
     if b";" not in query and not _BAD_PERCENT.search(query):
         return query
     kept = [part for part in query.split(b"&") if part and b";" not in part and not _BAD_PERCENT.search(part)]
-    pairs = parse_qsl(b"&".join(kept), keep_blank_values=True, encoding="latin-1")
+    pairs = parse_qsl(b"&".join(kept).decode("latin-1"), keep_blank_values=True, encoding="latin-1")
     return urlencode(sorted(pairs, key=lambda pair: pair[0]), encoding="latin-1").encode("ascii")
 
 

@@ -343,6 +343,7 @@ async def _run(
         states: dict[int, dict[str, Any]] = {}
         pools: dict[ProxyTarget, BackendPool] = {}
         for port in config.ports:
+            serve: _Serve
             if isinstance(port, TcpPort):
                 serve = _TcpPortServer(server, port, dial_tcp).serve
             else:
@@ -358,8 +359,8 @@ async def _run(
         for pool in pools.values():
             stack.push_async_callback(pool.aclose)
         group.start_soon(server.sweep)
-        for listener, serve in listeners:
-            group.start_soon(listener.serve, serve, group)
+        for listener, handler in listeners:
+            group.start_soon(listener.serve, handler, group)
         task_status.started(urls(host, config))
         await anyio.sleep_forever()
 
