@@ -18,8 +18,8 @@ import anyio
 from anyio.abc import ByteStream
 
 from tsnetpy import serve
-from tsnetpy.node.node import Node
 from tsnetpy.node.config import NodeConfig
+from tsnetpy.node.node import Node
 from tsnetpy.serve.config import TextTarget, parse_target, single_target
 
 SINK, SOURCE, ECHO, HTTP = 7001, 7002, 7003, 7080
