@@ -107,6 +107,8 @@ class TcpStream(ByteStream):
                 if connection.error is not None:
                     raise broken(connection.error)
                 if connection.eof_received:
+                    if not waited:
+                        await cancel_shielded_checkpoint()
                     raise EndOfStream
                 if connection.state is State.CLOSED:
                     raise broken("reset")
@@ -162,6 +164,25 @@ class TcpStream(ByteStream):
         finally:
             self._sending = False
             self._writer = None
+
+    async def wait_writable(self) -> None:
+        """Wait until :meth:`send` would take something at once; raises like it."""
+        await checkpoint_if_cancelled()
+        if self._sending:
+            raise BusyResourceError("sending to")
+        self._sending = True
+        try:
+            while True:
+                if self._closed or self._send_closed or self._pump.stopped:
+                    raise ClosedResourceError
+                if self._socket.connection.error is not None or self._socket.send_space:
+                    break
+                self._writer = anyio.Event()
+                await self._writer.wait()
+        finally:
+            self._sending = False
+            self._writer = None
+        await cancel_shielded_checkpoint()
 
     async def send_eof(self) -> None:
         """End the sending side after what was sent; receiving goes on.
