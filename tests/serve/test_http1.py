@@ -102,7 +102,13 @@ async def test_an_unwanted_body_that_is_too_long_ends_the_connection(monkeypatch
             await client.get("/")
 
 
-async def test_the_log_escapes_nothing_it_does_not_have_to_and_names_the_caller() -> None:
+async def test_a_host_in_the_target_is_checked_like_the_field() -> None:
+    async with serving(CONFIG) as served:
+        assert (await Client(served.connect()).get("http://server/")).status == 200
+        assert (await Client(served.connect()).get("http://user@server/")).status == 400
+
+
+async def test_the_log_names_the_caller_and_the_request() -> None:
     async with serving(CONFIG) as served:
         await Client(served.connect()).get("/a%0a?b")
         line = served.log[0].line()

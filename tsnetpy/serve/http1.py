@@ -37,6 +37,11 @@ _PROTOCOL: Final = re.compile(rb"[!-~]+")
 _REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
 
+def valid_host(host: bytes) -> bool:
+    """Tell whether *host* may stand in a ``Host`` field; an empty one may."""
+    return _VALID_HOST.fullmatch(host) is not None
+
+
 def reason_phrase(status: int) -> bytes:
     """Return the customary phrase of a status code."""
     return _REASONS.get(status) or b"status code %d" % status
@@ -192,7 +197,7 @@ class _Sink:
         if hosts != 1 and (hosts or not request.http10):
             self.fail(400, "too many Host headers" if hosts else "missing required Host header")
             return None
-        if not _VALID_HOST.fullmatch(request.host):
+        if not valid_host(request.host):
             self.fail(400, "malformed Host header")
             return None
         if request.chunked and request.http10:

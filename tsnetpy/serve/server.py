@@ -40,7 +40,7 @@ from .handlers import (
     TextHandler,
     host_names,
 )
-from .http1 import BadRequest, ClientGone, Http1Connection, Request
+from .http1 import BadRequest, ClientGone, Http1Connection, Request, valid_host
 from .proxy import ReverseProxy
 from .router import SiteTable, split_target
 from .static import StaticFiles
@@ -75,7 +75,7 @@ class AccessRecord:
     error: str = ""
 
     def line(self) -> str:
-        """Return the record as text, control characters escaped."""
+        """Return the record as text."""
         text = (
             f'{self.client} {self.login or "-"} "{self.method} {self.target}" {self.status} {self.sent_bytes}B '
             f"{self.duration_s * 1000:.1f}ms"
@@ -217,7 +217,7 @@ class _HttpPortServer:
     async def _dispatch(self, conn: Http1Connection, request: Request, caller: Caller) -> None:
         """Find the mount of a request and let it answer."""
         split = split_target(request.target)
-        if split is None:
+        if split is None or not valid_host(split.host):
             raise BadRequest(400, "malformed request target")
         if request.target == b"*" and request.method == b"OPTIONS":
             await conn.respond(request, 200, b"")
