@@ -100,7 +100,7 @@ class Registrar:
                 request.node_key,
                 user_id=key.user_id,
                 tags=tags,
-                ephemeral=key.ephemeral,
+                ephemeral=key.ephemeral or request.ephemeral,
                 hostname=request.hostinfo.hostname if request.hostinfo else "",
                 hostinfo=hostinfo,
                 expiry_ns=0 if is_zero(request.expiry) else to_wall_ns(request.expiry),
@@ -138,6 +138,7 @@ class Registrar:
         pending = Pending(login_id, machine, request.node_key, request.version, now_wall_ns, hostname)
         pending.hostinfo = hostinfo
         pending.tags = _requested_tags(request)
+        pending.ephemeral = request.ephemeral
         tailnet.add_pending(pending)
         return self._go_to(pending)
 
@@ -152,7 +153,7 @@ class Registrar:
         """
         user = self._tailnet.user(login, now_wall_ns)
         tags = self.permitted_tags([], pending.tags, user)
-        return self._tailnet.approve(pending, user.id, now_wall_ns, tags=tags, ephemeral=ephemeral)
+        return self._tailnet.approve(pending, user.id, now_wall_ns, tags=tags, ephemeral=ephemeral or pending.ephemeral)
 
     def approve_with_key(self, pending: Pending, text: str, now_wall_ns: int) -> NodeRecord:
         """Let a waiting node in with an auth key that somebody typed into the login page.
@@ -166,7 +167,8 @@ class Registrar:
         auth.check_usable(key, now_wall_ns)
         tags = self.permitted_tags(key.tags, pending.tags, tailnet.users[key.user_id])
         key.uses += 1
-        return tailnet.approve(pending, key.user_id, now_wall_ns, tags=tags, ephemeral=key.ephemeral)
+        ephemeral = key.ephemeral or pending.ephemeral
+        return tailnet.approve(pending, key.user_id, now_wall_ns, tags=tags, ephemeral=ephemeral)
 
     def forget_old_logins(self, now_wall_ns: int) -> None:
         """Drop logins that nobody decided about in time."""

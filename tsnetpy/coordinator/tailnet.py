@@ -35,7 +35,18 @@ _NOT_LABEL: Final = re.compile(r"[^a-z0-9]+")
 class Pending:
     """A login that waits for somebody to approve it."""
 
-    __slots__ = ("created_ns", "decided", "hostinfo", "hostname", "id", "machine", "node_key", "tags", "version")
+    __slots__ = (
+        "created_ns",
+        "decided",
+        "ephemeral",
+        "hostinfo",
+        "hostname",
+        "id",
+        "machine",
+        "node_key",
+        "tags",
+        "version",
+    )
 
     def __init__(
         self, login_id: str, machine: MachinePublic, node_key: NodePublic, version: int, created_ns: int, hostname: str
@@ -48,6 +59,8 @@ class Pending:
         self.hostname = hostname
         self.hostinfo: Json = {}
         self.tags: tuple[str, ...] = ()
+        self.ephemeral = False
+        """The node asks to be forgotten once it is gone."""
         self.decided = anyio.Event()
         """Set once it is approved, rejected or forgotten."""
 
