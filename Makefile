@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: test lint demo bench interop compiled fuzz format clean setup
+.PHONY: test lint demo bench interop compiled wheel fuzz format clean setup
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group test --group lint --group compile
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group test --group lint --group compile --group wheel
 	touch $@
 
 # Unit tests, without a network where the machine allows a network namespace.
@@ -23,10 +23,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The sans-IO core compiled by mypyc, and its unit tests run on the result.
+# The sans-IO core compiled by mypyc in a copy of the tree, and the tests of it and of its users run on the result.
 compiled: $(STAMP)
 	$(BIN)/python tools/compile_core.py build/compiled
-	cd build/compiled && ../../tools/offline.sh ../../$(BIN)/python -m pytest -q -m "not interop" $$(cat core-tests.txt) $(ARGS)
+	cd build/compiled && TSNETPY_EXPECT_COMPILED=1 ../../tools/offline.sh ../../$(BIN)/python -m pytest -q -m "not interop" $$(cat core-tests.txt) $(ARGS)
+
+# Source distribution and wheel, tried from an empty environment outside this folder.
+wheel: $(STAMP)
+	tools/check_wheel.sh $(BIN)/python
 
 # The main job on the embedded tailnet: a page of a local web app, fetched by name through Serve.
 demo: $(STAMP)

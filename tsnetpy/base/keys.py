@@ -86,7 +86,8 @@ class PrivateKey(_Key):
     def __str__(self) -> str:
         return f"<{type(self).__name__} redacted>"
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
 
 class NodePublic(PublicKey):
