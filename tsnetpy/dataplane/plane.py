@@ -194,16 +194,28 @@ class DataPlane:
         if passed:
             self.stack.ingress(passed, now)
 
-    def to_underlay(self, now: Instant) -> list[tuple[PeerId, TxBatch]]:
-        """Return datagrams to send, in order; call again until it is empty."""
+    @property
+    def pending(self) -> bool:
+        """Whether :meth:`next_event` or :meth:`to_underlay` have something to return, as far as is known."""
         device = self._device
+        return (
+            self.stack.pending
+            or (device is not None and device.pending)
+            or len(self._own_packets) > 0
+            or len(self._events) > 0
+        )
+
+    def to_underlay(self, now: Instant) -> list[tuple[PeerId, TxBatch]]:
+        """Return datagrams to send, in order; call again while :attr:`pending`."""
+        device = self._device
+        stack = self.stack
         rounds = _EMPTY_ROUNDS
-        while rounds:
+        while rounds and (stack.pending or len(self._own_packets)):
             rounds -= 1
-            units = self.stack.egress(now)
+            units = stack.egress(now)
             while (own := self._own_packets.pop()) is not None:
                 units.append(own)
-            if not units or self._to_tunnel(units, now):
+            if self._to_tunnel(units, now):
                 break
         if device is None:
             return []

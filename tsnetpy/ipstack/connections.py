@@ -291,16 +291,17 @@ class Connections:
         connection = socket.connection
         src, src_port = socket.local
         dst, dst_port = socket.remote
+        most = connection.tcb.config.max_segments_per_call
         while True:
             segments = connection.segments_to_send(now)
-            if not segments:
-                break
             for segment in segments:
                 header = encode_header(
                     src_port, dst_port, segment.seq, segment.ack, segment.flags, segment.wnd, segment.options
                 )
                 tx = TxPacket(src, dst, PROTO_TCP, header, segment.payload, segment.payload_len, segment.gso_size)
                 emit(tx)
+            if len(segments) < most:
+                break
             budget -= len(segments)
             if budget <= 0:
                 self._sending[socket] = None

@@ -119,7 +119,7 @@ class TcpSocket:
     def read(self, max_bytes: int, now: Instant) -> bytes:
         """Return up to *max_bytes* received bytes; empty when there are none (look at ``connection.eof_received``)."""
         data = self.connection.read(max_bytes, now)
-        if data:
+        if self.connection.tcb.ack_now:  # the window opened so far that the peer should hear of it
             self._host.tcp_touched(self)
         return data
 

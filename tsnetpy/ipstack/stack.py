@@ -211,8 +211,13 @@ class Stack:
 
     # -- packets out -------------------------------------------------------------------------------------------------
 
+    @property
+    def pending(self) -> bool:
+        """Whether :meth:`egress` may have something to return or to do."""
+        return self._tcp.pending or bool(self._host.out or self._loop)
+
     def egress(self, now: Instant) -> list[TxPacket]:
-        """Return what is to be sent to peers; call again until it is empty.
+        """Return what is to be sent to peers; call again while :attr:`pending`.
 
         Packets to ourselves are delivered on the way, and what they cause is part of the result.
         """
@@ -253,7 +258,7 @@ class Stack:
 
     def next_deadline(self) -> Instant | None:
         """Return when :meth:`handle_deadline` is due; at once while something waits to be sent."""
-        if self._tcp.pending or self._host.out or self._loop:
+        if self.pending:
             return self._host.now
         deadline = self._tcp.next_deadline()
         if len(self._reassembler):

@@ -166,10 +166,9 @@ class Pump:
                 while (event := plane.next_event()) is not None:
                     if self._sink is not None:
                         self._sink(event)
-                out = plane.to_underlay(now)
-                for peer, batch in out:
+                for peer, batch in plane.to_underlay(now):
                     send(peer, batch)
-                if not out and not self._again:
+                if not self._again and not plane.pending:
                     break
             else:
                 self._more = True

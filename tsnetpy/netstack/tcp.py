@@ -94,16 +94,16 @@ class TcpStream(ByteStream):
             while True:
                 if self._closed or self._pump.stopped:
                     raise ClosedResourceError
-                now = self._pump.now()
-                data = self._socket.read(max_bytes, now)
-                if data:
+                connection = self._socket.connection
+                if connection.readable_bytes:
+                    now = self._pump.now()
+                    data = self._socket.read(max_bytes, now)
                     # Reading opens the receive window; only if the engine wants to say so there is something to send.
-                    if self._socket.connection.tcb.ack_now:
+                    if connection.tcb.ack_now:
                         self._pump.turn(now)
                     if not waited:
                         await cancel_shielded_checkpoint()
                     return data
-                connection = self._socket.connection
                 if connection.error is not None:
                     raise broken(connection.error)
                 if connection.eof_received:

@@ -590,7 +590,7 @@ class Connection:
     # -- output ------------------------------------------------------------------------------------------------------
 
     def segments_to_send(self, now: Instant) -> list[Segment]:
-        """Return what is to go out now, at most a handful of super-segments; call again until it is empty."""
+        """Return what is to go out now; nothing is left when it is shorter than ``config.max_segments_per_call``."""
         tcb = self.tcb
         out: list[Segment] = []
         if tcb.control_due:

@@ -227,6 +227,11 @@ class Device:
             self._initiate(peer, now, retry=False)
             self._reschedule(peer)
 
+    @property
+    def pending(self) -> bool:
+        """Whether :meth:`take_outgoing` or :meth:`next_event` have something to return."""
+        return len(self._outgoing) > 0 or len(self._events) > 0
+
     def take_outgoing(self) -> list[tuple[PeerId, TxBatch]]:
         """Return what must go to peers, in order; the caller picks the path."""
         out: list[tuple[PeerId, TxBatch]] = []
