@@ -13,13 +13,11 @@ Exit codes: 0 ended by itself, 1 failure, 2 usage or configuration, 3 login refu
 """
 
 import argparse
-import importlib
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Final
 
 import anyio
 
@@ -49,9 +47,6 @@ from .config import (
     single_target,
 )
 from .server import AccessRecord, run
-
-_SSH_FEATURE: Final = "tsnetpy.ssh"
-"""Loaded by name: features are strangers to each other, and only this application puts two of them together."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -185,7 +180,7 @@ async def _serve(node: Node, config: ServeConfig, args: argparse.Namespace, prog
 
 async def _start_ssh(node: Node, args: argparse.Namespace, group: anyio.abc.TaskGroup) -> None:
     try:
-        ssh = importlib.import_module(_SSH_FEATURE)
+        from tsnetpy import ssh  # features are strangers; only an application like this one puts two together
     except ImportError as error:
         raise ConfigError(f"the SSH server needs {error.name}", hint="pip install 'tsnetpy[ssh]'") from None
     await group.start(ssh.serve, node, ssh.SshConfig(state_dir=args.state))
