@@ -80,9 +80,9 @@ async def test_half_closeable_stream() -> None:
 
 
 async def clog(stream: TcpStream) -> None:
-    """Send until nothing more is taken."""
+    """Send until nothing more is taken, nor will be when the last delayed ACK has come."""
     while True:
-        with anyio.move_on_after(0.02) as scope:
+        with anyio.move_on_after(0.06) as scope:
             await stream.send(bytes(1024))
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and not stream._socket.send_space:
             return

@@ -15,7 +15,8 @@ TS_OK = bytes.fromhex("020404d80101080a0000006400000000")
 
 def test_in_order_data_is_delivered_and_acknowledged() -> None:
     script = Script.established()
-    (ack,) = script.feed(1, 1, ACK | PSH, b"hello")
+    assert script.feed(1, 1, ACK | PSH, b"hello") == []
+    ((_, ack),) = script.wait(SECOND)
     assert ack.ack == 6
     assert script.conn.take_ready() == READABLE
     assert script.conn.read(3, script.now) == b"hel"
@@ -35,6 +36,36 @@ def test_delayed_ack_after_the_quick_ones() -> None:
     (ack,) = script.feed(4, 1, payload=b"d" * 3000, packets=3)
     assert ack.ack == 3004
     assert script.wait(SECOND) == []
+
+
+def test_full_packets_are_acknowledged_at_once_in_the_beginning() -> None:
+    script = Script.established(TcpConfig(quick_acks=2))
+    size = script.conn.tcb.mss
+    (ack,) = script.feed(1, 1, payload=b"f" * size)
+    assert ack.ack == 1 + size
+    assert script.feed(1 + size, 1, payload=b"small") == []
+    (ack,) = script.feed(6 + size, 1, payload=b"f" * size)
+    assert ack.ack == 6 + 2 * size
+    assert script.feed(6 + 2 * size, 1, payload=b"f" * size) == []
+
+
+def test_after_a_delayed_ack_small_segments_are_not_kept_waiting() -> None:
+    script = Script.established(TcpConfig(quick_acks=2))
+    assert script.feed(1, 1, payload=b"head") == []
+    script.wait(SECOND)
+    for seq in (5, 6):
+        (ack,) = script.feed(seq, 1, payload=b"x")
+        assert ack.ack == seq + 1
+    assert script.feed(7, 1, payload=b"x") == []
+
+
+def test_one_packet_answers_a_fin() -> None:
+    script = Script.established()
+    script.feed(1, 1, ACK | FIN)
+    script.conn.shutdown(script.now)
+    (fin,) = script.out()
+    assert (fin.ack, fin.flags & FIN) == (2, FIN)
+    assert script.wait(100 * MILLISECOND) == []
 
 
 def test_outgoing_data_carries_the_ack_and_cancels_the_delay() -> None:
@@ -152,7 +183,8 @@ def test_fin_beyond_a_gap_waits_for_the_gap() -> None:
 def test_fin_is_taken_at_a_closed_window() -> None:
     script = Script.established(TcpConfig(rcv_buf=1000, rcv_buf_max=1000, window_scaling=False))
     script.feed(1, 1, payload=b"x" * 1000)
-    (ack,) = script.feed(1001, 1, ACK | FIN)
+    script.feed(1001, 1, ACK | FIN)
+    ((_, ack),) = script.wait(SECOND)
     assert ack.ack == 1002
     assert script.state() is State.CLOSE_WAIT
 
@@ -248,7 +280,8 @@ def test_paws_drops_old_timestamps_with_an_ack() -> None:
 
 def test_timestamps_wrap() -> None:
     script = Script.established(options=bytes.fromhex("020404d80101080afffffff000000000"))
-    (ack,) = script.feed(1, 1, payload=b"a", options=encode_timestamps(5, 0))
+    script.feed(1, 1, payload=b"a", options=encode_timestamps(5, 0))
+    ((_, ack),) = script.wait(SECOND)
     assert parse_segment(ack.options).ts_ecr == 5
 
 
@@ -301,8 +334,9 @@ def test_local_close_first() -> None:
 
 def test_remote_close_first() -> None:
     script = Script.established()
-    (ack,) = script.feed(1, 1, ACK | FIN)
-    assert ack.ack == 2
+    assert script.feed(1, 1, ACK | FIN) == []  # our own FIN may go with the ACK
+    ((at, ack),) = script.wait(SECOND)
+    assert (at, ack.ack) == (40 * MILLISECOND, 2)
     assert script.state() is State.CLOSE_WAIT
     script.conn.send(b"reply", script.now)
     assert payload_of(script.out()[0]) == b"reply"

@@ -36,7 +36,8 @@ class TcpConfig:
     """A name in ``tcp.congestion.registry``."""
     delayed_ack: Duration = 40 * MILLISECOND
     quick_acks: int = 16
-    """That many first packets are acknowledged without delay: the peer is in slow start."""
+    """That many full packets are acknowledged without delay: the peer is in slow start. Small ones are requests, whose
+    answer will carry the ACK; only after one that waited in vain they are acknowledged at once for as many packets."""
     rto_initial: Duration = SECOND
     rto_min: Duration = 200 * MILLISECOND
     """Least variance term of the timeout: peers delay their acknowledgments by up to 200 ms."""

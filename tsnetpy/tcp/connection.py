@@ -652,7 +652,7 @@ class Connection:
             return
         if at[DELAYED_ACK] <= now:
             at[DELAYED_ACK] = NEVER
-            tcb.ack_now = True
+            self._receiver.on_ack_timer()
         if at[PERSIST] <= now:
             if self._sender.unanswered > tcb.config.data_retries:
                 self._give_up()

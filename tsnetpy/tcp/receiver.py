@@ -37,6 +37,7 @@ class Receiver:
         "_epoch",
         "_quick",
         "_tcb",
+        "_waited_for",
         "dsack_end",
         "dsack_start",
         "eof",
@@ -61,6 +62,7 @@ class Receiver:
         self.dsack_end = 0
         self.rtt: Duration = 0
         self._quick = config.quick_acks
+        self._waited_for = False
         self._copied = 0
         self._epoch: Instant = tcb.progress_at
         self._echo_seen = -1
@@ -140,10 +142,26 @@ class Receiver:
         tcb.ready |= READABLE
         packets += self.unacked_packets
         self.unacked_packets = packets
-        if packets >= 2 or self._quick > 0 or nxt - tcb.last_ack_sent >= tcb.mss << 1:
+        mss = tcb.mss
+        if packets >= 2 or nxt - tcb.last_ack_sent >= mss << 1:
             self._quick -= packets
             tcb.ack_now = True
-        elif tcb.timers.at[DELAYED_ACK] == NEVER:
+        elif self._quick > 0 and (size >= mss or self._waited_for):
+            self._quick -= 1
+            tcb.ack_now = True
+        else:
+            self._delay_ack(now)
+
+    def on_ack_timer(self) -> None:
+        """The delayed ACK found nothing to go with: perhaps the peer waits for it (Nagle), so be quick for a while."""
+        self._tcb.ack_now = True
+        self._waited_for = True
+        self._quick = self._tcb.config.quick_acks
+
+    def _delay_ack(self, now: Instant) -> None:
+        """Owe an ACK that may wait for data, or a FIN, to go with."""
+        tcb = self._tcb
+        if tcb.timers.at[DELAYED_ACK] == NEVER:
             tcb.timers.at[DELAYED_ACK] = now + tcb.config.delayed_ack
 
     def arrived(self, seq: int, payload: Buffer, packets: int, fin: bool, now: Instant) -> None:
@@ -170,14 +188,18 @@ class Receiver:
         if fin and self.fin_seq < 0 and fin_at <= tcb.rcv_adv and fin_at >= nxt:
             # With the window shut a bare FIN at its edge is taken all the same: it needs no room.
             self.fin_seq = fin_at
-            tcb.ack_now = True
+            if fin_at != tcb.rcv_nxt:
+                tcb.ack_now = True
         if self.fin_seq == tcb.rcv_nxt and not self.eof:
             tcb.rcv_nxt += 1
             if tcb.rcv_adv < tcb.rcv_nxt:
                 tcb.rcv_adv = tcb.rcv_nxt
             self.eof = True
             tcb.ready |= EOF
-            tcb.ack_now = True
+            if tcb.fin_queued:
+                tcb.ack_now = True
+            else:
+                self._delay_ack(now)  # most applications close in their turn, and then one packet does both
             self.reassembly.clear()
 
     def _out_of_order(self, seq: int, data: bytes) -> None:
