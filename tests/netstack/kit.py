@@ -36,6 +36,8 @@ class Host:
     underlay: MemoryUnderlay
     ip: bytes
     ip6: bytes
+    key: bytes
+    """Public node key."""
 
     def at(self, port: int) -> Endpoint:
         return Endpoint(self.ip, port)
@@ -90,7 +92,7 @@ async def pair(link: Link | None = None, *, seed: int = 7, tcp_config: TcpConfig
                 filter_rules=RULES,
             )
         )
-        hosts.append(Host(pump, underlay, ips[n], ips6[n]))
+        hosts.append(Host(pump, underlay, ips[n], ips6[n], dh.public_key(keys[n])))
     async with anyio.create_task_group() as group:
         for host in hosts:
             await group.start(host.pump.run)

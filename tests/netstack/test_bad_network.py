@@ -5,11 +5,16 @@ import pytest
 from anyio import BrokenResourceError
 
 from tests.netstack.kit import pair
+from tsnetpy.base.addr import parse_ip
 from tsnetpy.base.errors import DialError
 from tsnetpy.base.instant import MILLISECOND
+from tsnetpy.crypto import dh
 from tsnetpy.netstack import tcp
+from tsnetpy.runtime.clock import monotonic_ns, wall_ns
 from tsnetpy.testing.clock import virtual_backend
+from tsnetpy.testing.entropy import SeededEntropy
 from tsnetpy.testing.internet import Link
+from tsnetpy.wg import Device
 
 pytestmark = pytest.mark.anyio
 
@@ -86,3 +91,29 @@ async def test_idle_pump_does_not_spin() -> None:
         before = net.a.pump.turns
         await anyio.sleep(600)
         assert net.a.pump.turns - before < 100
+
+
+async def test_under_a_handshake_flood_a_peer_still_connects_by_cookie() -> None:
+    async with pair(Link(delay=MILLISECOND)) as net:
+        listener = net.listen(80)
+        stranger = Device(dh.generate(SeededEntropy(8)), SeededEntropy(9))
+        target = net.b.key
+        stranger.wall_offset_ns = wall_ns() - monotonic_ns()
+        stranger.add_peer(target, [], monotonic_ns())
+        stranger.initiate(target, monotonic_ns())
+        ((_, batch),) = stranger.take_outgoing()
+
+        async def flood() -> None:
+            while True:
+                net.b.pump.deliver([bytes(batch.data)] * 300, ("udp", parse_ip("198.51.100.1"), 9), monotonic_ns())
+                await anyio.sleep(0.2)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(flood)
+            await anyio.sleep(1)
+            with anyio.fail_after(30):
+                stream = await tcp.connect(net.a.pump, net.b.at(80))
+            await stream.send(b"through")
+            assert await (await listener.accept()).receive() == b"through"
+            group.cancel_scope.cancel()
+        assert net.b.underlay.drops.counts["unknown_path"] > 0  # the stranger's replies went nowhere

@@ -37,6 +37,7 @@ from tsnetpy.runtime.queues import Kick
 from tsnetpy.runtime.udp import Received, UdpPort, UdpSocket
 from tsnetpy.runtime.underlay import (
     Deliver,
+    PathId,
     PathStatus,
     PingResult,
     UnderlayConfig,
@@ -143,6 +144,16 @@ class MagicSock:
     def local_port(self) -> int:
         """The UDP port in use, 0 before :meth:`run`."""
         return self._port.sockets[0].port if self._port is not None and self._port.sockets else 0
+
+    def reply(self, path: PathId, datagram: bytes) -> None:
+        """Send one datagram back by the path that a message came by."""
+        port = self._port
+        if port is None:
+            self.drops.add("not_running")
+        elif path[0] == "derp":
+            self.derp.send_datagram(path[1], path[2], datagram, monotonic_ns())
+        else:
+            port.send(datagram, len(datagram), Endpoint(path[1], path[2]))
 
     def configure(self, config: UnderlayConfig) -> None:
         """Adopt *config*; takes effect at once when running, else with :meth:`run`."""

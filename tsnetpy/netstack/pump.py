@@ -137,7 +137,11 @@ class Pump:
 
     def deliver(self, batch: Sequence[Buffer], path: PathId, now: Instant) -> None:
         """Take datagrams from the underlay (its ``deliver`` callback)."""
-        self.dataplane.from_underlay(batch, path, now)
+        plane = self.dataplane
+        plane.from_underlay(batch, path, now)
+        # Only what arrives can call for an answer by its own path.
+        for back, datagram in plane.take_path_outgoing():
+            self._underlay.reply(cast("PathId", back), datagram)
         self.turn(now)
 
     def configure(self, config: DataPlaneConfig) -> None:
@@ -210,8 +214,7 @@ class Pump:
         # A peer that has left the network map can take nothing any more.
         route = self.dataplane.peer_for_ip
         return any(
-            socket.connection.state not in _DELIVERED and route(socket.remote.ip) is not None
-            for socket in self.sockets
+            socket.connection.state not in _DELIVERED and route(socket.remote.ip) is not None for socket in self.sockets
         )
 
     async def _sleep(self) -> None:

@@ -111,6 +111,13 @@ class Underlay(Protocol):
         """Send to *peer* by the best present path. Never blocks, never raises for the network's sake; drops count."""
         ...
 
+    def reply(self, path: PathId, datagram: bytes) -> None:
+        """Send one datagram back by the very path that a message came by; rules as for :meth:`send`.
+
+        For WireGuard's cookie replies: they prove to us where an unknown sender is, so no other path would do.
+        """
+        ...
+
     def configure(self, config: UnderlayConfig) -> None:
         """Adopt *config*; may be called at any time, also before :meth:`run`."""
         ...

@@ -104,12 +104,20 @@ class Internet:
         """Return where *key* is attached."""
         return self._by_key.get(key)
 
+    def find_path(self, path: PathId) -> "MemoryUnderlay | None":
+        """Return whose address *path* is."""
+        return next((underlay for underlay in self._by_key.values() if underlay.path == path), None)
+
     def carry(self, sender: "MemoryUnderlay", peer: PeerId, batch: TxBatch) -> None:
         """Put *batch* on the way to *peer*."""
         receiver = self._by_key.get(peer)
         if receiver is None:
             self.drops.add("no_such_peer", batch.count)
-            return
+        else:
+            self.carry_to(sender, receiver, batch)
+
+    def carry_to(self, sender: "MemoryUnderlay", receiver: "MemoryUnderlay", batch: TxBatch) -> None:
+        """Put *batch* on the way to *receiver*."""
         link = self.link_between(sender, receiver)
         if not link.up:
             self.drops.add("link_down", batch.count)
@@ -192,6 +200,14 @@ class MemoryUnderlay:
             return
         self._tx[peer] = self._tx.get(peer, 0) + len(batch.data)
         self._internet.carry(self, peer, batch)
+
+    def reply(self, path: PathId, datagram: bytes) -> None:
+        """Send one datagram back to where another came from."""
+        other = self._internet.find_path(path)
+        if other is None:
+            self.drops.add("unknown_path")
+        else:
+            self._internet.carry_to(self, other, TxBatch(datagram, len(datagram)))
 
     def enqueue(self, due: Instant, path: PathId, datagrams: Sequence[Buffer]) -> None:
         """Take datagrams from the wire, to be delivered at *due*."""
