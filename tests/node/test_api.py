@@ -1,8 +1,11 @@
 """The shape of the public class."""
 
 import inspect
+import tomllib
+from pathlib import Path
 
 from tsnetpy import Node, NodeHost
+from tsnetpy.base.version import VERSION
 from tsnetpy.node.config import NodeConfig, NodeOptions
 
 
@@ -27,3 +30,8 @@ def test_node_is_a_host_for_features() -> None:
 
 def test_every_setting_is_an_option() -> None:
     assert set(NodeOptions.__annotations__) == set(NodeConfig.__dataclass_fields__)
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["version"] == VERSION
