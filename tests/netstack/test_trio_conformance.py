@@ -12,13 +12,14 @@ from trio.testing import check_half_closeable_stream
 from tests.netstack.kit import pair
 from tsnetpy.netstack.tcp import TcpStream
 from tsnetpy.tcp import TcpConfig
+from tsnetpy.testing.clock import virtual_backend
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "trio"
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return virtual_backend("trio")
 
 
 @contextmanager
