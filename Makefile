@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: test lint demo bench interop compiled wheel fuzz format clean setup
+.PHONY: test lint demo bench interop compiled wheel fuzz checklist format clean setup
 
 setup: $(STAMP)
 
@@ -43,6 +43,10 @@ interop: $(STAMP)
 # tsnetpy against Go's tsnet in one run, as ratios.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+# Which numbers of docs/checklist.md have no test.
+checklist: $(STAMP)
+	$(BIN)/python tools/checklist.py $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
