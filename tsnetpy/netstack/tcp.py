@@ -100,7 +100,7 @@ class TcpStream(ByteStream):
                     data = self._socket.read(max_bytes, now)
                     # Reading opens the receive window; only if the engine wants to say so there is something to send.
                     if connection.tcb.ack_now:
-                        self._pump.turn(now)
+                        self._pump.flush(now)
                     if not waited:
                         await cancel_shielded_checkpoint()
                     return data
@@ -148,7 +148,7 @@ class TcpStream(ByteStream):
                 except LocalProtocolError as failure:
                     raise BrokenResourceError("the connection is closed") from failure
                 if count:
-                    self._pump.turn(now)
+                    self._pump.flush(now)
                 taken += count
                 if taken == total:
                     if not waited:
@@ -201,7 +201,7 @@ class TcpStream(ByteStream):
             if self._socket.connection.error is None:
                 now = self._pump.now()
                 self._socket.shutdown(now)
-                self._pump.turn(now)
+                self._pump.flush(now)
         await cancel_shielded_checkpoint()
 
     async def aclose(self) -> None:
@@ -213,7 +213,7 @@ class TcpStream(ByteStream):
             self._closed = True
             now = self._pump.now()
             self._socket.close(now)
-            self._pump.turn(now)
+            self._pump.flush(now)
             self.on_ready(CLOSED)
         await anyio.lowlevel.checkpoint()
 
@@ -223,7 +223,7 @@ class TcpStream(ByteStream):
             self._closed = True
             now = self._pump.now()
             self._socket.abort(now)
-            self._pump.turn(now)
+            self._pump.flush(now)
             self.on_ready(CLOSED)
 
     @property
@@ -285,7 +285,7 @@ async def connect(pump: Pump, remote: Endpoint) -> TcpStream:
         raise from_local_error(failure, remote) from failure
     stream = TcpStream(pump, socket)
     try:
-        pump.turn(now)
+        pump.flush(now)
         reason = await stream._wait_connected()
     except BaseException:
         stream.abort()
@@ -381,7 +381,7 @@ class TcpListener(Listener[TcpStream]):
             self._pump.others.discard(self)
             now = self._pump.now()
             self._socket.close(now)
-            self._pump.turn(now)
+            self._pump.flush(now)
             self.on_ready(CLOSED)
         await anyio.lowlevel.checkpoint()
 

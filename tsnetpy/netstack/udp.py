@@ -96,7 +96,7 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
             self._socket.send_to(data, remote, now)
         except LocalProtocolError as failure:
             raise from_local_error(failure, remote) from failure
-        self._pump.turn(now)
+        self._pump.flush(now)
         await cancel_shielded_checkpoint()
 
     async def aclose(self) -> None:
