@@ -160,7 +160,8 @@ class Pipe:
             if link.rate:
                 cost = (len(packet.payload) + 72) * 8 * SECOND // link.rate
                 start = max(self.now, link.busy_until)
-                if start - self.now > link.queue_limit * cost and packet.payload:
+                full = 1_280 * 8 * SECOND // link.rate
+                if start - self.now > link.queue_limit * full and packet.payload:
                     continue  # the bottleneck's queue is full
                 link.busy_until = start + cost
                 at = link.busy_until + link.delay

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsnetpy.base.packet import Buffer
-from tsnetpy.tcp.buffers import ReassemblyQueue, ReceiveQueue, Scoreboard, SendBuffer
+from tsnetpy.tcp.buffers import ReassemblyQueue, ReceiveQueue, SendBuffer
 from tsnetpy.tcp.options import encode_sack, encode_syn, encode_timestamps, parse_segment, parse_syn
+from tsnetpy.tcp.ranges import RangeSet
 from tsnetpy.tcp.seqnum import from_wire, not_older, to_wire
 
 U32 = st.integers(0, 0xFFFFFFFF)
@@ -117,43 +118,42 @@ def test_send_buffer_is_a_rope(writes: list[tuple[int, type]], data: st.DataObje
             assert buffer.start == stop
 
 
-@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)), max_size=40), st.integers(0, 200))
-def test_scoreboard_equals_a_set(blocks: list[tuple[int, int]], una: int) -> None:
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 200), st.integers(1, 40)), max_size=40), st.integers(0, 200))
+def test_range_set_equals_a_set(blocks: list[tuple[bool, int, int]], una: int) -> None:
     base = (1 << 32) - 100
-    board = Scoreboard(1000)
+    ranges = RangeSet(1000)
     have: set[int] = set()
-    for offset, size in blocks:
-        news = set(range(base + offset, base + offset + size)) - have
-        assert board.add(base + offset, base + offset + size) == len(news)
-        have |= news
-        assert board.sacked == len(have)
-    board.advance(base + una)
+    for adding, offset, size in blocks:
+        block = set(range(base + offset, base + offset + size))
+        if adding:
+            assert ranges.add(base + offset, base + offset + size) == len(block - have)
+            have |= block
+        else:
+            assert ranges.remove(base + offset, base + offset + size) == len(block & have)
+            have -= block
+        assert ranges.total == len(have)
+        assert ranges.highest() == max(have, default=-1) + 1
+    ranges.advance(base + una)
     have = {at for at in have if at >= base + una}
-    assert board.sacked == len(have)
+    assert ranges.total == len(have)
+    assert ranges.first()[0] == min(have, default=0)
     low, high = base + una, base + 260
-    assert board.unsacked(low, high) == (high - low) - len(have)
     holes = [at for at in range(low, high) if at not in have]
-    start, end = board.gap(low, high)
+    start, end = ranges.gap(low, high)
     if holes:
         assert start == holes[0]
         assert set(range(start, end)) <= set(holes)
         assert end == high or end in have
     else:
         assert start == end
-    edge = board.lost_edge(30)
-    if edge:
-        assert sum(at >= edge for at in have) > 30
-        assert sum(at > edge + 240 for at in have) <= 30
-    else:
-        assert len(have) <= 30
 
 
-def test_scoreboard_refuses_endless_fragments() -> None:
-    board = Scoreboard(4)
+def test_range_set_refuses_endless_fragments() -> None:
+    ranges = RangeSet(4)
     for at in range(20):
-        board.add(10 * at, 10 * at + 1)
-    assert board.sacked == 4
-    assert board.add(0, 40) == 36
+        ranges.add(10 * at, 10 * at + 1)
+    assert (ranges.total, len(ranges)) == (4, 4)
+    assert ranges.add(0, 40) == 36
 
 
 @given(st.integers(1, 0xFFFF), st.integers(-1, 14), st.booleans(), st.booleans(), U32, U32)

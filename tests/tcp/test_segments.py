@@ -462,7 +462,7 @@ def test_sack_blocks_that_make_no_sense_are_ignored() -> None:
     base = script.OUR_ISN
     for left, right in ((3000, 2000), (6000, 7000), (0, 1), (2000, 2000), (4000, 4000 + (1 << 31))):
         script.feed(1, 1, options=encode_sack([((left + base) & 0xFFFFFFFF, (right + base) & 0xFFFFFFFF)]))
-    assert script.conn._sender.recovery.board.sacked == 0
+    assert script.conn._sender.recovery.flight.sacked.total == 0
     assert script.conn.info().recovery == "open"
 
 

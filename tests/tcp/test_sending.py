@@ -367,9 +367,9 @@ def test_congestion_avoidance_adds_one_packet_per_window() -> None:
     reno.on_congestion(20_000, 0)
     assert (reno.cwnd, reno.ssthresh) == (10_000, 10_000)
     for _ in range(10):
-        reno.on_ack(1000, 0, 0)
+        reno.on_ack(1000, 0, 0, 0, False)
     assert reno.cwnd == 11_000
-    reno.on_ack(1 << 30, 0, 0)
+    reno.on_ack(1 << 30, 0, 0, 0, False)
     assert reno.cwnd == 12_000  # optimistic ACKs gain one packet
 
 

@@ -5,7 +5,7 @@ reference; what the caller could still change is copied. Small pieces are packed
 application that deals in single bytes pays for bytes and not for objects (SegmentSmack, CVE-2018-5390).
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import deque
 from typing import Final, final
 
@@ -350,107 +350,3 @@ class ReassemblyQueue:
         self._parts.clear()
         self._recent.clear()
         self.size = 0
-
-
-@final
-class Scoreboard:
-    """Which bytes after SND.UNA the peer holds already (RFC 2018, RFC 6675): sorted disjoint ranges.
-
-    The number of ranges is capped: beyond it new ones are ignored, and recovery falls back on the timeout
-    (CVE-2019-11478 lived on unlimited fragmentation).
-
-    Attributes:
-        sacked: bytes in all ranges.
-    """
-
-    __slots__ = ("_ends", "_max_ranges", "_starts", "sacked")
-
-    def __init__(self, max_ranges: int) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._max_ranges = max_ranges
-        self.sacked = 0
-
-    def add(self, left: int, right: int) -> int:
-        """Mark left..right as held by the peer; return how many bytes that is news about."""
-        starts = self._starts
-        ends = self._ends
-        first = bisect_left(ends, left)  # first range that touches or follows left
-        if first < len(starts) and starts[first] <= left and ends[first] >= right:
-            return 0
-        last = bisect_right(starts, right)  # one past the last range that touches right
-        if first == last and len(starts) >= self._max_ranges:
-            return 0
-        known = 0
-        for at in range(first, last):
-            known += ends[at] - starts[at]
-        if first < last:
-            left = min(left, starts[first])
-            right = max(right, ends[last - 1])
-        starts[first:last] = [left]
-        ends[first:last] = [right]
-        news = right - left - known
-        self.sacked += news
-        return news
-
-    def advance(self, una: int) -> None:
-        """Drop what lies before *una*: it is acknowledged for good."""
-        starts = self._starts
-        ends = self._ends
-        while starts and starts[0] < una:
-            if ends[0] <= una:
-                self.sacked -= ends[0] - starts[0]
-                del starts[0]
-                del ends[0]
-            else:
-                self.sacked -= una - starts[0]
-                starts[0] = una
-
-    def highest(self) -> int:
-        """Return the end of the last range; 0 when there is none."""
-        return self._ends[-1] if self._ends else 0
-
-    def lost_edge(self, threshold: int) -> int:
-        """Return the sequence number below which every hole counts as lost, 0 for none.
-
-        RFC 6675 §4 IsLost: more than *threshold* bytes above it were received.
-        """
-        above = 0
-        for at in range(len(self._starts) - 1, -1, -1):
-            above += self._ends[at] - self._starts[at]
-            if above > threshold:
-                return self._starts[at]
-        return 0
-
-    def gap(self, seq: int, limit: int) -> tuple[int, int]:
-        """Return the first hole (start, end) inside seq..limit; start == end when there is none."""
-        ends = self._ends
-        at = bisect_right(self._starts, seq) - 1
-        if at >= 0 and ends[at] > seq:
-            seq = ends[at]
-        if seq >= limit:
-            return limit, limit
-        following = at + 1
-        if following < len(ends) and self._starts[following] < limit:
-            return seq, self._starts[following]
-        return seq, limit
-
-    def unsacked(self, start: int, end: int) -> int:
-        """Return how many bytes of start..end the peer does not hold."""
-        if end <= start:
-            return 0
-        total = end - start
-        for at in range(len(self._starts)):
-            left = self._starts[at]
-            if left >= end:
-                break
-            right = self._ends[at]
-            if right > start:
-                total -= min(right, end) - max(left, start)
-        return total
-
-    def clear(self) -> None:
-        """Forget everything: after a timeout the peer may have dropped what it held (RFC 2018 §8)."""
-        self._starts.clear()
-        self._ends.clear()
-        self.sacked = 0

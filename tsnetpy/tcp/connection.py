@@ -22,7 +22,7 @@ from .seqnum import HALF32, MASK32, from_wire, not_older
 from .states import CAN_RECEIVE, CAN_TRANSMIT, HANDSHAKE, State
 from .stats import TcpInfo
 from .tcb import Tcb
-from .timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PERSIST, RETRANSMIT, TIME_WAIT, USER_TIMEOUT
+from .timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PERSIST, REORDER, RETRANSMIT, TIME_WAIT, USER_TIMEOUT
 
 _ONLY_ACK: Final = FIN | SYN | RST | ACK | URG
 _CHALLENGE_INTERVAL: Final = 500 * MILLISECOND
@@ -434,7 +434,7 @@ class Connection:
         una = tcb.snd_una
         news = 0
         if extra.sacks and tcb.sack_on and tcb.snd_nxt > una:
-            news = sender.recovery.on_sack(extra.sacks, ack)
+            news = sender.recovery.on_sack(extra.sacks, ack, extra.ts_ecr if tcb.ts_on and extra.has_ts else -1, now)
         changed = False
         if ack >= una and (tcb.snd_wl1 < seq or (tcb.snd_wl1 == seq and tcb.snd_wl2 <= ack)):
             changed = window != tcb.snd_wnd
@@ -451,6 +451,8 @@ class Connection:
                 self._fin_acknowledged(now)
         elif news:
             sender.on_sack_news(False, now)
+        elif sender.recovery.dsack and extra.sacks:
+            sender.on_dsack()
         elif ack == una and length == 0 and not changed and tcb.snd_nxt > una and not tcb.sack_on:
             sender.on_duplicate(now)
         elif ack == una and sender.probes:
@@ -650,6 +652,10 @@ class Connection:
                 self._give_up()
         if tcb.state is State.CLOSED:
             return
+        if at[REORDER] <= now:
+            due = at[REORDER]
+            at[REORDER] = NEVER
+            self._sender.on_reorder_timer(due)
         if at[DELAYED_ACK] <= now:
             at[DELAYED_ACK] = NEVER
             self._receiver.on_ack_timer()
@@ -808,6 +814,8 @@ class Connection:
             rto_fires=stats.rto_fires,
             fast_retransmits=stats.fast_retransmits,
             tail_probes=stats.tail_probes,
+            undos=stats.undos,
+            dsacks=stats.dsacks_in,
             bytes_in=stats.bytes_in,
             bytes_out=stats.bytes_out,
             bytes_retransmitted=stats.bytes_retransmitted,

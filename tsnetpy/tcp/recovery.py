@@ -1,18 +1,23 @@
-"""Loss detection and recovery: SACK-based (RFC 6675) when negotiated, NewReno (RFC 6582) otherwise.
+"""Loss recovery: when to send what again, and what the window does meanwhile.
 
-What is lost is described by two edges instead of marks on packets: every byte below ``lost_edge`` that the peer does
-not hold is lost, and every such byte below ``high_rxt`` has been sent again. So "pipe" is arithmetic over the
-scoreboard's few ranges, never a walk over the window.
+With SACK, :mod:`~tsnetpy.tcp.rack` finds the losses, :mod:`~tsnetpy.tcp.flight` keeps the scoreboard (RFC 6675), and
+:mod:`~tsnetpy.tcp.prr` moves the window. Without, this is NewReno (RFC 6582). :mod:`~tsnetpy.tcp.undo` takes it all
+back if it was needless.
 """
 
 from typing import Final, final
 
-from tsnetpy.base.instant import Duration, Instant
+from tsnetpy.base.instant import MILLISECOND, Instant
 
-from .buffers import Scoreboard
 from .congestion.base import CongestionControl
-from .seqnum import from_wire
+from .flight import Flight
+from .prr import RateReduction
+from .rack import Rack
+from .rtt import RttEstimator
+from .seqnum import HALF32, MASK32, from_wire
 from .tcb import Tcb
+from .timers import NEVER, REORDER
+from .undo import F_RTO_FIRST, F_RTO_NEW_DATA, F_RTO_OFF, Undo
 
 OPEN: Final = 0
 RECOVERY: Final = 1
@@ -23,7 +28,6 @@ LOSS: Final = 2
 NAMES: Final = ("open", "recovery", "loss")
 
 DUP_THRESH: Final = 3
-_MAX_SACK_RANGES: Final = 128
 
 
 @final
@@ -33,213 +37,436 @@ class Recovery:
     Attributes:
         state: OPEN, RECOVERY or LOSS.
         point: SND.NXT when trouble began (RecoveryPoint); an ACK at or above it ends the trouble.
-        high_rxt: end of what was retransmitted (HighRxt).
-        lost_edge: holes below this are lost.
         dup_acks: duplicate ACKs in a row.
         first_due: the first hole is to be sent regardless of cwnd.
-        board: SACK scoreboard; empty when SACK is off.
-        dsack: the last SACK option reported a duplicate (RFC 2883).
+        flight, rack, undo: their states.
+        dsack: the segment just processed reported a duplicate (RFC 2883).
+        reneged: the peer dropped what it had reported (RFC 2018 §8).
     """
 
     __slots__ = (
         "_cc",
+        "_known",
+        "_prr",
         "_reno_sacked",
-        "_rxt_mark",
+        "_rescued",
+        "_round_end",
+        "_rtt",
         "_tcb",
-        "board",
         "dsack",
         "dup_acks",
         "first_due",
-        "high_rxt",
-        "lost_edge",
+        "flight",
         "point",
+        "rack",
+        "reneged",
         "state",
+        "undo",
     )
 
-    def __init__(self, tcb: Tcb, cc: CongestionControl) -> None:
+    def __init__(self, tcb: Tcb, cc: CongestionControl, rtt: RttEstimator) -> None:
         self._tcb = tcb
         self._cc = cc
+        self._rtt = rtt
         self.state: int = OPEN
         self.point = tcb.iss
-        self.high_rxt = 0
-        self.lost_edge = 0
         self.dup_acks = 0
         self.first_due = False
-        self.board = Scoreboard(_MAX_SACK_RANGES)
+        self.flight = Flight(tcb.iss + 1)
+        self.rack = Rack(tcb.iss)
+        self.undo = Undo()
         self.dsack = False
+        self.reneged = False
+        self._prr = RateReduction()
+        self._rescued = False
         self._reno_sacked = 0
-        self._rxt_mark = tcb.iss
+        self._known = -1  # SND.UNA plus reported bytes before the SACK blocks of the ACK under way
+        self._round_end = tcb.iss
 
     def pipe(self) -> int:
-        """Return the estimate of bytes in the network (RFC 6675 §4 SetPipe)."""
+        """Return the estimate of bytes in the network."""
         tcb = self._tcb
-        una = tcb.snd_una
-        nxt = tcb.snd_nxt
+        flight = self.flight
+        if tcb.sack_on:
+            # Bytes the peer reported are out of the network: this gives limited transmit (RFC 3042) for free.
+            return tcb.snd_nxt - tcb.snd_una - flight.sacked.total - flight.lost.total
+        out = tcb.snd_nxt - tcb.snd_una - flight.lost.total
         if self.state == OPEN:
-            if tcb.sack_on:
-                # Bytes the peer reported are out of the network: this gives limited transmit (RFC 3042) for free.
-                return nxt - una - self.board.sacked
-            return nxt - una - min(self.dup_acks, 2) * tcb.mss
-        if self.state == RECOVERY and not tcb.sack_on:
-            return nxt - una - self._reno_sacked
-        board = self.board
-        edge = min(max(self.lost_edge, una), nxt)
-        return board.unsacked(una, min(self.high_rxt, edge)) + board.unsacked(edge, nxt)
+            return out - min(self.dup_acks, 2) * tcb.mss
+        return out - self._reno_sacked
 
-    def on_sack(self, blocks: list[tuple[int, int]], ack: int) -> int:
+    # -- acknowledgments -----------------------------------------------------------------------------------------------
+
+    def echo_time(self, ts_ecr: int, now: Instant) -> Instant:
+        """Return the latest instant at which the segment that *ts_ecr* stems from can have been sent, or -1."""
+        if ts_ecr < 0:
+            return -1
+        age = (self._tcb.clock(now) - ts_ecr) & MASK32
+        if age >= HALF32:
+            return -1
+        return (now // MILLISECOND - age + 1) * MILLISECOND - 1
+
+    def on_sack(self, blocks: list[tuple[int, int]], ack: int, ts_ecr: int, now: Instant) -> int:
         """Put wire *blocks* on the scoreboard; return how many bytes were news. Nonsense is skipped.
 
-        A block at or below *ack*, the number in the same segment, reports a duplicate and is only noted.
+        It comes before the ACK number *ack* of the same segment is processed. A block below it, or inside the block
+        that follows, reports a duplicate (RFC 2883 §4).
         """
         tcb = self._tcb
         una = tcb.snd_una
-        news = 0
+        flight = self.flight
+        sacked = flight.sacked
         self.dsack = False
+        news = 0
+        fresh_old = False
+        echo = self.echo_time(ts_ecr, now)
+        self._known = una + sacked.total
+        highest = 0
+        previous = (0, 0)
+        first = True
         for wire_left, wire_right in blocks:
             right = from_wire(wire_right, una)
             left = from_wire(wire_left, una)
+            if left >= right or right > tcb.snd_nxt:
+                continue
             if right <= ack:
-                self.dsack = left < right
-            elif una <= left < right <= tcb.snd_nxt:
-                news += self.board.add(left, right)
+                if first and left >= una - tcb.max_snd_wnd:
+                    self._on_dsack(left, right)
+                first = False
+                continue
+            if left < una:
+                continue
+            if previous[1] and left <= previous[0] and previous[1] <= right and not self.dsack:
+                self._on_dsack(previous[0], previous[1])
+            if first:
+                previous = (left, right)
+            else:
+                previous = (0, 0)
+            first = False
+            start = left
+            while start < right:
+                begin, stop = sacked.gap(start, right)
+                if begin >= stop:
+                    break
+                fresh = self.rack.delivered(flight, begin, stop, echo, self._rtt.min_rtt, now)
+                if fresh and begin < self.point:
+                    fresh_old = True
+                flight.lost.remove(begin, stop)
+                start = stop
+            news += sacked.add(left, right)
+            highest = max(highest, right)
+        if highest > self.rack.fack:
+            self.rack.fack = highest
+        if news == 0 and ack <= una:
+            self._known = -1
+        if news and self.state == LOSS and self.undo.f_rto != F_RTO_OFF:
+            if fresh_old and self.undo.f_rto == F_RTO_NEW_DATA:
+                self._take_back()  # what was sent before the timeout, and only then, still arrives (RFC 5682 §3.1)
+            else:
+                self.undo.f_rto = F_RTO_OFF
         return news
 
-    def on_advance(self, acked: int, in_use: bool, now: Instant, srtt: Duration) -> None:
+    def _on_dsack(self, start: int, end: int) -> None:
+        tcb = self._tcb
+        self.dsack = True
+        tcb.stats.dsacks_in += 1
+        self.rack.on_dsack(tcb.snd_una, tcb.snd_nxt)
+        if self.undo.on_dsack(start, end):
+            self._take_back()
+
+    def on_advance(self, acked: int, in_use: bool, ts_ecr: int, now: Instant) -> None:
         """SND.UNA moved up by *acked* bytes; *in_use* tells whether cwnd was what limited the sender."""
         tcb = self._tcb
         una = tcb.snd_una
-        self.dup_acks = 0
-        if self.state == OPEN:
-            if self.board.sacked:
-                self.board.advance(una)
+        flight = self.flight
+        rack = self.rack
+        new_round = una >= self._round_end
+        if new_round:
+            self._round_end = tcb.snd_nxt
+        if self.state == OPEN and not flight.sacked.total and not flight.resent_pieces:
+            # Nothing was lost or reordered, so the last byte was the last one sent.
+            self.dup_acks = 0
+            sent_at = flight.advance(una)
+            rtt = 0
+            if sent_at:
+                rtt = now - sent_at
+                rack.sent_at = sent_at
+                rack.end_seq = una
+                rack.rtt = rtt
+            rack.fack = una
             if in_use:
-                self._cc.on_ack(acked, now, srtt)
+                self._cc.on_ack(acked, now, self._rtt.srtt, rtt, new_round)
             return
-        self.board.advance(una)
+        self._on_advance(acked, in_use, ts_ecr, new_round, now)
+
+    def _on_advance(self, acked: int, in_use: bool, ts_ecr: int, new_round: bool, now: Instant) -> None:
+        tcb = self._tcb
+        una = tcb.snd_una
+        flight = self.flight
+        sacked = flight.sacked
+        rack = self.rack
+        before = flight.una
+        echo = self.echo_time(ts_ecr, now)
+        start = before
+        while start < una:
+            begin, stop = sacked.gap(start, una)
+            if begin >= stop:
+                break
+            rack.delivered(flight, begin, stop, echo, self._rtt.min_rtt, now)
+            start = stop
+        if una > rack.fack:
+            rack.fack = una
+        known = before + sacked.total if self._known < 0 else self._known
+        self._known = -1
+        flight.advance(una)
+        self.reneged = sacked.first()[0] == una and sacked.total > 0
+        delivered = una + sacked.total - known
+        self.dup_acks = 0
+        state = self.state
+        cc = self._cc
+        if state == OPEN:
+            if in_use:
+                cc.on_ack(acked, now, self._rtt.srtt, 0, new_round)
+            self._judge(delivered, True, now)
+            return
+        undo = self.undo
+        if undo.original_arrived(echo) and not self.dsack:
+            self._take_back()
+            self._judge(delivered, True, now)
+            return
         if una >= self.point:
-            if self.state == RECOVERY:
-                cc = self._cc
-                cc.cwnd = cc.ssthresh
-                if not tcb.sack_on:
-                    # RFC 6582 §3.2 step 3 (1): no burst when little is left in flight.
-                    cc.cwnd = min(cc.ssthresh, max(tcb.snd_nxt - una, cc.mss) + cc.mss)
-            else:
-                self._cc.on_ack(acked, now, srtt)
+            self._end(acked, new_round, now)
+        elif state == LOSS:
+            self._reno_sacked = max(0, self._reno_sacked - acked)
+            self._f_rto(acked, new_round, now)
+        elif not tcb.sack_on:
+            # Partial ACK: the next hole starts right here (RFC 6582 §3.2 step 3, "partial acknowledgment").
+            self._reno_sacked = max(0, self._reno_sacked - acked + tcb.mss)
+            self._lose_first()
+        self._judge(delivered, True, now)
+
+    def _f_rto(self, acked: int, new_round: bool, now: Instant) -> None:
+        """A partial ACK after a timeout: perhaps nothing was lost (RFC 5682 §2.1)."""
+        tcb = self._tcb
+        undo = self.undo
+        if undo.f_rto == F_RTO_NEW_DATA:
+            self._take_back()  # it goes beyond the one packet that was sent again
+            return
+        if undo.f_rto == F_RTO_FIRST:
+            undo.f_rto = F_RTO_OFF
+            if tcb.snd_una + tcb.snd_wnd > tcb.snd_nxt:
+                undo.f_rto = F_RTO_NEW_DATA
+                undo.f_rto_room = 2 * tcb.mss
+        self._cc.on_ack(acked, now, self._rtt.srtt, 0, new_round)
+
+    def _end(self, acked: int, new_round: bool, now: Instant) -> None:
+        """Everything that was outstanding when the trouble began is acknowledged."""
+        tcb = self._tcb
+        cc = self._cc
+        if self.state == RECOVERY:
+            cc.cwnd = cc.ssthresh
+            if not tcb.sack_on:
+                # RFC 6582 §3.2 step 3 (1): no burst when little is left in flight.
+                cc.cwnd = min(cc.ssthresh, max(tcb.snd_nxt - tcb.snd_una, cc.mss) + cc.mss)
+        else:
+            cc.on_ack(acked, now, self._rtt.srtt, 0, new_round)
+        self.state = OPEN
+        self.first_due = False
+        self.undo.f_rto = F_RTO_OFF
+        self.flight.lost.clear()
+        self._reno_sacked = 0
+        self.rack.on_recovered()
+
+    def _take_back(self) -> None:
+        """The retransmission was needless: nothing is lost, and the window is what it was (RFC 4015 §3)."""
+        cc = self._cc
+        undo = self.undo
+        self._tcb.stats.undos += 1
+        cc.undo(undo.cwnd, undo.ssthresh)
+        undo.forget()
+        if self.state != OPEN:
+            if self.state == LOSS:
+                self.flight.reorder_by_time()
             self.state = OPEN
             self.first_due = False
-            return
-        if self.high_rxt < una:
-            self.high_rxt = una
-        if self.state == LOSS:
-            self._cc.on_ack(acked, now, srtt)
-            self._raise_edge()
-        elif tcb.sack_on:
-            # Partial ACK: a retransmission has arrived, so what was sent before it and is below a SACK should have
-            # too. (The inference of RFC 8985; without it a small window has too few SACKs to go on.)
-            self.lost_edge = max(self.lost_edge, min(self.point, self.board.highest()), una + 1)
-            self._raise_edge()
+            self.flight.lost.clear()
+            self._reno_sacked = 0
+
+    # -- detection -----------------------------------------------------------------------------------------------------
+
+    def on_sack_only(self, now: Instant) -> bool:
+        """News on the scoreboard without progress of SND.UNA; return True when recovery begins."""
+        self.dup_acks += 1
+        flight = self.flight
+        delivered = flight.una + flight.sacked.total - self._known
+        self._known = -1
+        return self._judge(delivered, False, now)
+
+    def _judge(self, delivered: int, advanced: bool, now: Instant) -> bool:
+        """Look for losses, enter recovery if there are any, and set the window; return True when recovery begins."""
+        tcb = self._tcb
+        if not tcb.sack_on:
+            return False
+        flight = self.flight
+        before = flight.lost.total
+        if flight.sacked.total or self.state != OPEN:
+            self.find_losses(now)
         else:
-            # Partial ACK: the next hole starts right here (RFC 6582 §3.2 step 3, "partial acknowledgment").
-            self.high_rxt = una
-            self.first_due = True
-            self._reno_sacked = max(0, self._reno_sacked - acked + tcb.mss)
+            tcb.timers.at[REORDER] = NEVER
+        entered = False
+        if self.state == OPEN and flight.lost.total:
+            self.enter(delivered, now)
+            entered = True
+        if self.state == RECOVERY and delivered > 0:
+            cc = self._cc
+            safe = advanced and not entered and flight.lost.total <= before
+            cc.cwnd = max(self._prr.window(delivered, flight.pipe(), cc.ssthresh, cc.mss, safe), cc.mss)
+        return entered
 
-    def on_retransmitted(self, end: int) -> None:
-        """Everything lost up to *end* has been sent again."""
-        self.first_due = False
-        if end > self.high_rxt:
-            self.high_rxt = end
-        self._rxt_mark = self._tcb.snd_nxt
+    def find_losses(self, now: Instant) -> None:
+        """Let RACK mark what is lost at *now*, and set the timer for what may be lost soon."""
+        tcb = self._tcb
+        rtt = self._rtt
+        flight = self.flight
+        many = flight.sacked.total > (DUP_THRESH - 1) * tcb.mss or (
+            self.dup_acks >= DUP_THRESH and flight.sacked.total > 0
+        )
+        window = self.rack.window(self.state != OPEN or many, rtt.min_rtt, rtt.srtt)
+        wait = self.rack.detect(flight, window, now)
+        tcb.timers.at[REORDER] = now + wait if wait else NEVER
 
-    def _raise_edge(self) -> None:
-        """Take in what the scoreboard says now: more holes, or that a retransmission was lost as well."""
-        una = self._tcb.snd_una
-        if self.high_rxt > una and self.board.highest() > self._rxt_mark + (DUP_THRESH - 1) * self._tcb.mss:
-            # Several packets sent after the latest retransmission have arrived, and the first hole is still there:
-            # whatever was sent again and is still missing was lost again.
-            self.high_rxt = una
-            self.first_due = True
-            self._rxt_mark = self._tcb.snd_nxt
-        edge = self.board.lost_edge((DUP_THRESH - 1) * self._tcb.mss)
-        if edge > self.lost_edge:
-            self.lost_edge = edge
+    def on_reorder_timer(self, due: Instant) -> bool:
+        """The reordering window closed at *due*; return True when recovery begins.
+
+        It is judged at that instant, not at the one when we came round to it (RFC 8985 §6.2 step 5 asks for a timer,
+        and a timer that is late must not find more than it was set for).
+        """
+        self.find_losses(due)
+        if self.state == OPEN and self.flight.lost.total:
+            self.enter(0, due)
+            cc = self._cc
+            cc.cwnd = max(self._prr.window(0, self.flight.pipe(), cc.ssthresh, cc.mss, False), cc.mss)
+            return True
+        return False
 
     def on_duplicate(self, now: Instant) -> bool:
-        """Count a duplicate ACK (its SACK blocks are on the board already); return True when recovery begins."""
+        """A duplicate ACK from a peer without SACK; return True when recovery begins (RFC 6582 §3.2 step 2)."""
         tcb = self._tcb
         self.dup_acks += 1
         if self.state == RECOVERY:
-            if tcb.sack_on:
-                self._raise_edge()
-            else:
-                self._reno_sacked += tcb.mss
+            self._reno_sacked += tcb.mss
             return False
         if self.state == LOSS:
-            self._raise_edge()
+            self._reno_sacked += tcb.mss
+            self.undo.f_rto = F_RTO_OFF
             return False
-        return self.check(now)
-
-    def check(self, now: Instant) -> bool:
-        """Enter recovery if the evidence suffices (RFC 6675 §5 step 1-3); return True if it did."""
-        tcb = self._tcb
-        una = tcb.snd_una
-        edge = 0
-        if tcb.sack_on:
-            edge = self.board.lost_edge((DUP_THRESH - 1) * tcb.mss)
-            if edge <= una and (self.dup_acks < DUP_THRESH or not self.board.sacked):
-                return False
-        elif self.dup_acks < DUP_THRESH or una <= self.point:
-            return False  # una <= point: the duplicates stem from our own retransmissions (RFC 6582 §3.2 step 2)
-        self.enter(edge, now)
+        if self.dup_acks < DUP_THRESH or tcb.snd_una <= self.point:
+            return False  # una <= point: the duplicates stem from our own retransmissions
+        self._reno_sacked = self.dup_acks * tcb.mss
+        self.enter(0, now)
+        self._lose_first()
         return True
 
-    def enter(self, edge: int, now: Instant) -> None:
-        """Begin fast recovery with the holes below *edge* (the first packet at least) deemed lost."""
+    def _lose_first(self) -> None:
+        """Deem the first packet lost and send it whatever the window says."""
         tcb = self._tcb
+        self.flight.mark_range_lost(tcb.snd_una, min(tcb.snd_una + tcb.mss, tcb.snd_nxt))
+        self.first_due = True
+
+    def enter(self, delivered: int, now: Instant) -> None:
+        """Begin fast recovery; what is lost is marked. *delivered* is what the ACK that told it newly reported."""
+        tcb = self._tcb
+        cc = self._cc
         una = tcb.snd_una
+        self.undo.begin(una, cc.cwnd, cc.ssthresh)
         self.state = RECOVERY
         self.point = tcb.snd_nxt
-        self.high_rxt = una
-        self.lost_edge = max(edge, una + 1)
         self.first_due = True
-        self._reno_sacked = self.dup_acks * tcb.mss
-        self._cc.on_congestion(tcb.snd_nxt - una, now)
+        self._rescued = False
+        self._prr.start(tcb.snd_nxt - una - self.flight.sacked.total + delivered)
+        cc.on_congestion(tcb.snd_nxt - una, now)
+
+    def lose_tail(self, start: int, now: Instant) -> None:
+        """A tail probe arrived, but what was sent before *start* two round trips ago did not."""
+        if self.state != OPEN:
+            return
+        self.flight.mark_range_lost(self._tcb.snd_una, start)
+        if self.flight.lost.total:
+            self.enter(0, now)
+
+    # -- timeouts and retransmissions ----------------------------------------------------------------------------------
 
     def on_timeout(self, now: Instant) -> None:
         """The retransmission timer expired: all outstanding bytes are lost, and the window is one packet."""
         tcb = self._tcb
+        cc = self._cc
+        una = tcb.snd_una
         if self.state == LOSS:
-            self._cc.cwnd = self._cc.mss  # ssthresh stays: the same segment timed out again (RFC 5681 §3.1)
+            cc.cwnd = cc.mss  # ssthresh stays: the same segment timed out again (RFC 5681 §3.1)
+            self.undo.f_rto = F_RTO_OFF
         else:
-            self._cc.on_timeout(tcb.snd_nxt - tcb.snd_una, now)
+            if self.state == OPEN:
+                self.undo.begin(una, cc.cwnd, cc.ssthresh)
+                # The decision needs an ACK between the first packet and the rest (RFC 5682 §2.1 step 1).
+                self.undo.f_rto = F_RTO_FIRST
+            else:
+                self.undo.forget()
+            cc.on_timeout(tcb.snd_nxt - una, now)
         self._resend_all()
 
     def on_mtu_shrunk(self) -> None:
         """What is outstanding was too big for the path: send it again, without penalty (RFC 8201 §5.4 spirit)."""
+        self.undo.forget()
         self._resend_all()
 
     def _resend_all(self) -> None:
         tcb = self._tcb
-        self.board.clear()
+        self.flight.lose_everything()
+        tcb.timers.at[REORDER] = NEVER
         self.state = LOSS
         self.point = tcb.snd_nxt
-        self.high_rxt = tcb.snd_una
-        self.lost_edge = tcb.snd_nxt
         self.dup_acks = 0
         self.first_due = True
         self._reno_sacked = 0
 
-    def next_hole(self, beyond_lost: bool) -> tuple[int, int]:
-        """Return the next range to retransmit (start == end: none).
+    def next_hole(self) -> tuple[int, int]:
+        """Return the next range to retransmit (start == end: none)."""
+        if self.first_due:
+            start, end = self.flight.lost.first()
+            return (start, end) if end else self.flight.sacked.gap(self._tcb.snd_una, self._tcb.snd_nxt)
+        return self.flight.lost.first()
 
-        Args:
-            beyond_lost: also offer holes that are below a SACK but not yet deemed lost (RFC 6675 NextSeg rule 3).
+    def rescue(self) -> int:
+        """Return where the last packet to be sent as a rescue begins, -1 for none (RFC 6675 §4 NextSeg rule 4).
+
+        Once per recovery, when there is nothing else to send: a lost tail would have to wait for the timeout.
         """
         tcb = self._tcb
-        board = self.board
-        if self.first_due:
-            return board.gap(tcb.snd_una, tcb.snd_nxt)
-        limit = self.lost_edge
-        if beyond_lost:
-            limit = max(limit, board.highest())
-        return board.gap(max(self.high_rxt, tcb.snd_una), min(limit, tcb.snd_nxt))
+        flight = self.flight
+        if self.state != RECOVERY or not tcb.sack_on or self._rescued or flight.lost.total:
+            return -1
+        start = max(tcb.snd_nxt - tcb.mss, flight.sacked.highest(), tcb.snd_una)
+        if start >= tcb.snd_nxt or self.pipe() + tcb.mss > self._cc.cwnd:
+            return -1
+        self._rescued = True
+        return start
+
+    def on_sent(self, start: int, end: int, now: Instant) -> None:
+        """New data, or the FIN, went out."""
+        self.flight.send(start, end, now)
+        if self.state == RECOVERY:
+            self._prr.sent += end - start
+        elif self.undo.f_rto == F_RTO_NEW_DATA:
+            self.undo.f_rto_room -= end - start
+
+    def on_retransmitted(self, start: int, end: int, now: Instant) -> None:
+        """start..end was sent again."""
+        self.first_due = False
+        self.flight.resend(start, end, now)
+        self.undo.on_resent(end - start, now)
+        if self.state == RECOVERY:
+            self._prr.sent += end - start
+
+    def stop(self) -> None:
+        """The connection ended."""
+        self.flight.clear(self._tcb.snd_nxt)

@@ -18,7 +18,8 @@ from .rtt import RttEstimator
 from .segment import Segment
 from .seqnum import MASK32
 from .tcb import Tcb
-from .timers import LINGER, NEVER, PERSIST, RETRANSMIT, USER_TIMEOUT
+from .timers import LINGER, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, USER_TIMEOUT
+from .undo import F_RTO_NEW_DATA, F_RTO_OFF
 
 _NOT_TIMED: Final = -1
 _LEAST_PROBE_TIMEOUT: Final = 10 * MILLISECOND
@@ -41,6 +42,7 @@ class Sender:
     __slots__ = (
         "_emitter",
         "_last_send",
+        "_probe_at",
         "_probe_end",
         "_probe_resent",
         "_probe_start",
@@ -72,7 +74,7 @@ class Sender:
         self.limit = config.snd_buf
         self.rtt = RttEstimator(config)
         self.cc: CongestionControl = create(config.congestion, tcb.mss, config.initial_window_packets)
-        self.recovery = Recovery(tcb, self.cc)
+        self.recovery = Recovery(tcb, self.cc, self.rtt)
         self.retries = 0
         self.probes = 0
         self.unanswered = 0
@@ -90,6 +92,7 @@ class Sender:
         self._tail_due = False
         self._probe_start = 0
         self._probe_end = 0
+        self._probe_at: Instant = 0
         self._probe_resent = False
         self._rto_at: Instant = NEVER
 
@@ -152,18 +155,32 @@ class Sender:
         buffer = self.buffer
         buffer.drop_until(ack if ack < buffer.end else buffer.end)
         recovery = self.recovery
-        recovery.on_advance(ack - una, una < self._used_until, now, rtt.srtt)
+        before = recovery.state
+        recovery.on_advance(ack - una, una < self._used_until, ts_ecr, now)
         if self._probe_end and ack >= self._probe_end:
-            if self._probe_resent and not recovery.dsack and recovery.state == OPEN:
-                self.cc.on_congestion(tcb.snd_nxt - una, now)  # the probe repaired a loss (RFC 8985 §7.4.2)
-            self._probe_end = 0
+            self._judge_probe(ack, ts_ecr, now)
+        if recovery.state == RECOVERY and before == OPEN:
+            self._on_recovery()
         if ack == tcb.snd_nxt:
             timers[RETRANSMIT] = NEVER
+            timers[REORDER] = NEVER
         else:
             self._rto_at = now + rtt.rto
+            if recovery.reneged:
+                # The peer dropped what it had reported: no use in waiting long (RFC 2018 §8).
+                self._rto_at = now + max(rtt.srtt >> 1, _LEAST_PROBE_TIMEOUT)
             self._arm(now)
         if self._want_space or self.limit < tcb.config.snd_buf_max:
             self._tune_buffer()
+
+    def _judge_probe(self, ack: int, ts_ecr: int, now: Instant) -> None:
+        """The tail probe's range is acknowledged: find out whether the probe repaired a loss (RFC 8985 §7.4.2)."""
+        recovery = self.recovery
+        if not self._probe_resent or recovery.dsack or recovery.state != OPEN:
+            self._probe_end = 0  # new data arrived, or the original had arrived and only its ACK was late
+        elif ack > self._probe_end or recovery.echo_time(ts_ecr, now) >= self._probe_at:
+            self._probe_end = 0
+            self.cc.on_congestion(self._tcb.snd_nxt - self._tcb.snd_una, now)
 
     def _tune_buffer(self) -> None:
         """Grow the buffer to two congestion windows, and wake a writer once a third of it is free."""
@@ -183,13 +200,21 @@ class Sender:
     def on_sack_news(self, advanced: bool, now: Instant) -> None:
         """An ACK put something new on the scoreboard; *advanced* if it also moved SND.UNA."""
         recovery = self.recovery
-        if self._probe_end and recovery.state == OPEN and recovery.board.highest() >= self._probe_end:
-            # The tail probe arrived, but what was sent two round trips before it did not.
-            recovery.enter(self._probe_start, now)
+        if not advanced and recovery.on_sack_only(now):
             self._on_recovery()
-        elif not advanced:
-            self.on_duplicate(now)
-        elif recovery.state == OPEN and recovery.check(now):
+        elif self._probe_end and recovery.state == OPEN and recovery.flight.sacked.highest() >= self._probe_end:
+            recovery.lose_tail(self._probe_start, now)
+            if recovery.state == RECOVERY:
+                self._on_recovery()
+
+    def on_dsack(self) -> None:
+        """A duplicate was reported and nothing else: if it was the tail probe, no harm was done."""
+        if self._probe_end and self._probe_resent:
+            self._probe_end = 0
+
+    def on_reorder_timer(self, due: Instant) -> None:
+        """What was held back as perhaps reordered was not."""
+        if self.recovery.on_reorder_timer(due):
             self._on_recovery()
 
     def _on_recovery(self) -> None:
@@ -236,7 +261,7 @@ class Sender:
             and self._probe_end == 0
             and self.recovery.state == OPEN
             and tcb.snd_nxt - tcb.snd_una > tcb.mss
-            and self.recovery.board.sacked == 0
+            and self.recovery.flight.sacked.total == 0
         ):
             probe_at = now + max(rtt.srtt << 1, _LEAST_PROBE_TIMEOUT)
             if probe_at < at:
@@ -301,16 +326,26 @@ class Sender:
         """Append what may be sent now: retransmissions first, then new data, then the FIN."""
         tcb = self._tcb
         recovery = self.recovery
-        if recovery.state != OPEN:
-            self._retransmit(out, now, False)
         nxt = tcb.snd_nxt
         buffer = self.buffer
         pending = buffer.end - nxt
+        testing = False
+        if recovery.state != OPEN:
+            undo = recovery.undo
+            if undo.f_rto == F_RTO_NEW_DATA and pending > 0 and undo.f_rto_room > 0:
+                testing = True
+            elif undo.f_rto != F_RTO_NEW_DATA or pending <= 0:
+                undo.f_rto = F_RTO_OFF if undo.f_rto == F_RTO_NEW_DATA else undo.f_rto
+                self._retransmit(out, now)
+            else:
+                return  # RFC 5682: the next ACK decides
         if pending <= 0:
             if tcb.fin_queued and not tcb.fin_sent:
                 self._send_fin(out, now)
-            elif recovery.state == RECOVERY and tcb.sack_on:
-                self._retransmit(out, now, True)
+            elif recovery.state == RECOVERY:
+                start = recovery.rescue()
+                if start >= 0:
+                    self._resend(out, start, tcb.snd_nxt, now)
             return
         una = tcb.snd_una
         cc = self.cc
@@ -319,7 +354,7 @@ class Sender:
         window_room = una + tcb.snd_wnd - nxt
         if window_room <= 0 and nxt != una:
             return
-        congestion_room = cc.cwnd - recovery.pipe()
+        congestion_room = recovery.undo.f_rto_room if testing else cc.cwnd - recovery.pipe()
         mss = tcb.mss
         config = tcb.config
         most = mss * max(1, min(config.max_gso_packets, config.max_gso_bytes // mss))
@@ -378,6 +413,7 @@ class Sender:
             tcb.fin_sent = True
             end += 1
         tcb.snd_nxt = end
+        self.recovery.on_sent(seq, end, now)
         if self._timed_end == _NOT_TIMED:
             # The first packet is timed and not the last: the peer may answer before the whole train has arrived.
             self._timed_end = seq + (size if size < mss else mss)
@@ -392,12 +428,13 @@ class Sender:
         tcb = self._tcb
         out.append(self._emitter.segment(tcb.snd_nxt, FIN | ACK, [], 0, now))
         tcb.fin_sent = True
+        self.recovery.on_sent(tcb.snd_nxt, tcb.snd_nxt + 1, now)
         tcb.snd_nxt += 1
         if tcb.timers.at[RETRANSMIT] == NEVER:
             self._rto_at = now + self.rtt.rto
             tcb.timers.at[RETRANSMIT] = self._rto_at
 
-    def _retransmit(self, out: list[Segment], now: Instant, beyond_lost: bool) -> None:
+    def _retransmit(self, out: list[Segment], now: Instant) -> None:
         """Send holes again as far as pipe allows; the first one regardless (RFC 6675 §5 step 4.3)."""
         tcb = self._tcb
         recovery = self.recovery
@@ -416,12 +453,11 @@ class Sender:
                 room = min(room - room % mss, most)
                 if room <= 0:
                     return
-            start, end = recovery.next_hole(beyond_lost)
+            start, end = recovery.next_hole()
             end = min(end, start + room, edge)
             if end <= start:
                 recovery.first_due = False
                 return
-            recovery.on_retransmitted(end)
             self._resend(out, start, end, now)
             if first:
                 self._tail_armed = False
@@ -437,11 +473,12 @@ class Sender:
         flags = ACK
         if tcb.fin_sent and data_end == buffer.end:  # it rides along with the last data at no cost
             flags |= FIN
-            self.recovery.high_rxt = max(self.recovery.high_rxt, buffer.end + 1)
+            end = buffer.end + 1
         payload = buffer.slices(start, size) if size > 0 else []
         if size > 0 and data_end == buffer.end:
             flags |= PSH
         out.append(self._emitter.segment(start, flags, payload, max(size, 0), now))
+        self.recovery.on_retransmitted(start, end, now)
         tcb.stats.retransmits += 1
         tcb.stats.bytes_retransmitted += max(size, 0)
         self._timed_end = _NOT_TIMED
@@ -478,6 +515,7 @@ class Sender:
             sent_end = min(nxt, self.buffer.end)
             self._probe_start = max(una, sent_end - tcb.mss)
             self._resend(out, self._probe_start, nxt, now)
+            self._probe_at = now
         else:
             self._probe_start = nxt
             self._send_new(out, nxt, size, now)
@@ -494,9 +532,12 @@ class Sender:
     def stop(self) -> None:
         """The connection ended: nothing is sent any more."""
         self.buffer.clear()
+        self.recovery.stop()
         self.probe_due = False
         self._tail_due = False
         self._tcb.timers.at[RETRANSMIT] = NEVER
         self._tcb.timers.at[PERSIST] = NEVER
         self._tcb.timers.at[USER_TIMEOUT] = NEVER
         self._tcb.timers.at[LINGER] = NEVER
+        self._tcb.timers.at[REORDER] = NEVER
+        self._tcb.timers.at[PACING] = NEVER

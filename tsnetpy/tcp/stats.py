@@ -21,12 +21,14 @@ class TcpStats:
         "dropped_out_of_window",
         "dropped_paws",
         "dropped_reassembly",
+        "dsacks_in",
         "fast_retransmits",
         "packets_in",
         "retransmits",
         "rto_fires",
         "segments_out",
         "tail_probes",
+        "undos",
         "zero_window_probes",
     )
 
@@ -48,6 +50,8 @@ class TcpStats:
         self.dropped_out_of_window = 0
         self.dropped_paws = 0
         self.dropped_reassembly = 0
+        self.dsacks_in = 0
+        self.undos = 0
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -76,6 +80,10 @@ class TcpInfo:
     rto_fires: int
     fast_retransmits: int
     tail_probes: int
+    undos: int
+    """Recoveries that turned out to be needless and were taken back."""
+    dsacks: int
+    """Duplicates that the peer reported."""
     bytes_in: int
     bytes_out: int
     bytes_retransmitted: int

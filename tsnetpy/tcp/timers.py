@@ -21,7 +21,11 @@ USER_TIMEOUT: Final = 4
 LINGER: Final = 5
 """After close(): an orphan without progress is reset."""
 TIME_WAIT: Final = 6
-_COUNT: Final = 7
+REORDER: Final = 7
+"""RACK's reordering window closes (RFC 8985 §6.2 step 5)."""
+PACING: Final = 8
+"""The next super-segment may go out."""
+_COUNT: Final = 9
 
 
 @final

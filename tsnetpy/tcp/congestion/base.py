@@ -27,8 +27,16 @@ class CongestionControl(ABC):
         self.ssthresh = INFINITE_SSTHRESH
 
     @abstractmethod
-    def on_ack(self, acked: int, now: Instant, srtt: Duration) -> None:
-        """Grow the window: *acked* bytes were acknowledged while the window was in full use."""
+    def on_ack(self, acked: int, now: Instant, srtt: Duration, rtt: Duration, new_round: bool) -> None:
+        """Grow the window: *acked* bytes were acknowledged while the window was in full use.
+
+        Args:
+            acked: bytes.
+            now: when the ACK arrived.
+            srtt: smoothed round trip, 0 if unknown.
+            rtt: this ACK's own, unambiguous round trip, 0 if there is none.
+            new_round: a round trip has passed since the last ACK with this flag.
+        """
 
     @abstractmethod
     def on_congestion(self, flight: int, now: Instant) -> None:
@@ -38,6 +46,11 @@ class CongestionControl(ABC):
         """The first retransmission timeout of a window: ssthresh as for loss, then one packet (RFC 5681 §3.1)."""
         self.on_congestion(flight, now)
         self.cwnd = self.mss
+
+    def undo(self, cwnd: int, ssthresh: int) -> None:
+        """The last congestion was none: go back to what the windows were (RFC 4015 §3.2)."""
+        self.cwnd = max(self.cwnd, cwnd)
+        self.ssthresh = max(self.ssthresh, ssthresh)
 
     def on_idle(self) -> None:
         """Nothing was sent for longer than an RTO: fall back to the restart window (RFC 5681 §4.1)."""

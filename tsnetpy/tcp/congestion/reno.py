@@ -23,7 +23,7 @@ class Reno(CongestionControl):
         super().__init__(mss, initial_packets)
         self._credit = 0
 
-    def on_ack(self, acked: int, now: Instant, srtt: Duration) -> None:
+    def on_ack(self, acked: int, now: Instant, srtt: Duration, rtt: Duration, new_round: bool) -> None:
         """Slow start below ssthresh, then one packet per window of acknowledged bytes."""
         if self.cwnd < self.ssthresh:
             step = min(acked, _MAX_SLOW_START_STEP, self.ssthresh - self.cwnd)
