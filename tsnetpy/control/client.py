@@ -137,6 +137,7 @@ class ControlClient:
         self._reported: _Report | None = None
         self._report_kick = Kick()
         self._http: Http2Client | None = None
+        self._answered: anyio.Event | None = None  # set by the answer to a registration that is on its way
         self._pings = 0
         self.netmap: Watch[NetMap | None] = Watch(None)
         """The latest network map; it stays while the server is away."""
@@ -233,6 +234,11 @@ class ControlClient:
         Returns:
             True if the server confirmed.
         """
+        deadline = anyio.current_time() + timeout_s
+        if self._answered is not None:
+            # The server may take us in at any moment, and would then wait for a node that is gone.
+            with anyio.move_on_at(deadline):
+                await self._answered.wait()
         node_key = self._node_key
         if node_key is None or not (self._registered or self._config.node_key is not None):
             return False
@@ -245,11 +251,14 @@ class ControlClient:
             response, answer = await http.request("POST", "/machine/register", body=body)
             confirmed.append(response.status == 200 and not decode(answer, RegisterResponse).error)
 
-        with anyio.move_on_after(timeout_s):
+        with anyio.move_on_at(deadline):
             try:
                 if self._http is not None:
                     await send(self._http)
-                else:
+            except TRANSPORT_ERRORS as error:
+                _log.debug("logout over the open connection failed: %s", describe(error))
+            try:
+                if not confirmed:
                     await self._connected(send)
             except (*TRANSPORT_ERRORS, ControlError) as error:
                 _log.debug("logout failed: %s", describe(error))
@@ -326,10 +335,16 @@ class ControlClient:
             if request.followup:
                 limit = FOLLOWUP_SECONDS
                 self.status.set_if_changed(ControlStatus(ControlState.NEEDS_LOGIN, auth_url=request.followup))
-            with anyio.fail_after(limit):
-                response, body = await http.request(
-                    "POST", "/machine/register", headers=[("ts-lb", request.node_key.text())], body=encode(request)
-                )
+            answered = self._answered = None if request.followup else anyio.Event()
+            try:
+                with anyio.fail_after(limit):
+                    response, body = await http.request(
+                        "POST", "/machine/register", headers=[("ts-lb", request.node_key.text())], body=encode(request)
+                    )
+            finally:
+                self._answered = None
+                if answered is not None:
+                    answered.set()
             if response.status == 429:
                 await anyio.sleep(self._retry_after(response))
                 continue

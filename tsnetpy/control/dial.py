@@ -7,6 +7,7 @@ looked at: a captive network can cut the line but not join in.
 import base64
 import ipaddress
 import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from tsnetpy.base.errors import ConfigError, ControlError, DecodeError, RemotePr
 from tsnetpy.base.instant import SECOND, Instant
 from tsnetpy.base.keys import MachinePrivate, MachinePublic
 from tsnetpy.crypto import dh
-from tsnetpy.runtime import http1
+from tsnetpy.runtime import dial, http1
 from tsnetpy.runtime.clock import monotonic_ns
 from tsnetpy.runtime.noise_stream import NoiseStream
 from tsnetpy.runtime.tls import Verify, connect_tls
@@ -132,7 +133,7 @@ _ULA: Final = ipaddress.IPv6Network("fc00::/7")
 
 async def connect_tcp(host: str, port: int) -> ByteStream:
     """Open a TCP connection through the host's network, racing its addresses (RFC 8305)."""
-    return await anyio.connect_tcp(host, port, happy_eyeballs_delay=0.3)
+    return await dial.connect_tcp(host, port)
 
 
 async def fetch_server_key(
@@ -329,6 +330,8 @@ def describe(error: BaseException) -> str:
         return ", ".join(sorted(texts))
     if isinstance(error, OSError) and isinstance(cause, OSError):
         return describe(cause)
+    if isinstance(error, socket.gaierror):
+        return error.strerror or "the name cannot be looked up"
     if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError) and error.errno > 0:
         return os.strerror(error.errno)  # asyncio puts a sentence about its own call into the text
     return str(error) or type(error).__name__

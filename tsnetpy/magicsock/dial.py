@@ -8,6 +8,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from tsnetpy.derp.regions import DerpNode, DerpRegion
+from tsnetpy.runtime.dial import connect_tcp
 from tsnetpy.runtime.tls import PinnedCert, Verify, connect_tls
 
 DIAL_TIMEOUT_S: Final = 10.0
@@ -77,7 +78,7 @@ async def _connect(node: DerpNode, *, prefer_ipv6: bool) -> ByteStream:
     for host in node_hosts(node, prefer_ipv6=prefer_ipv6):
         try:
             with anyio.fail_after(NODE_TIMEOUT_S):
-                return await anyio.connect_tcp(host, node.derp_port)
+                return await connect_tcp(host, node.derp_port)
         except (OSError, TimeoutError) as error:
             failure = error
     raise failure

@@ -16,6 +16,7 @@ from tsnetpy.derp.regions import STUN_OFF, DerpMap, DerpNode
 from tsnetpy.disco.netcheck import NetCheck, Report, StunTarget
 from tsnetpy.disco.stun import decode_response, encode_request
 from tsnetpy.runtime.clock import monotonic_ns
+from tsnetpy.runtime.dial import look_up
 from tsnetpy.runtime.queues import Kick
 from tsnetpy.runtime.udp import UdpPort
 
@@ -122,8 +123,8 @@ class StunProber:
         family = socket.AF_INET6 if ipv6 else socket.AF_INET
         with anyio.move_on_after(RESOLVE_TIMEOUT_S):
             try:
-                for _, _, _, _, address in await anyio.getaddrinfo(name, None, family=family):
-                    return parse_ip(str(address[0]).partition("%")[0])
+                for address in await look_up(name, 0, family):
+                    return parse_ip(address.partition("%")[0])
             except (OSError, ValueError) as error:
                 _log.debug("%s does not resolve: %s", name, error)
         return None

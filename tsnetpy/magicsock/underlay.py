@@ -229,19 +229,23 @@ class MagicSock:
             active=state.last_send is not None and now - state.last_send <= SESSION_TIMEOUT,
         )
 
-    def counters(self) -> dict[str, int]:
-        """Return every drop below the tunnel by reason, and the system calls made."""
-        totals = dict(self.drops.counts)
-        for group in (self._paths.drops, self.derp.drops):
+    def drop_counts(self) -> dict[str, int]:
+        """Return how many datagrams were lost below the tunnel, by reason."""
+        sockets = self._port.sockets if self._port is not None else []
+        totals = {"udp_queue_full": sum(sock.pending_dropped for sock in sockets)}
+        for group in (self.drops, self._paths.drops, self.derp.drops, *(sock.drops for sock in sockets)):
             for reason, n in group.counts.items():
                 totals[reason] = totals.get(reason, 0) + n
-        for sock in self._port.sockets if self._port is not None else []:
-            for reason, n in sock.drops.counts.items():
-                totals[reason] = totals.get(reason, 0) + n
-            totals["udp_send_calls"] = totals.get("udp_send_calls", 0) + sock.send_calls
-            totals["udp_receive_calls"] = totals.get("udp_receive_calls", 0) + sock.receive_calls
-            totals["udp_queue_full"] = totals.get("udp_queue_full", 0) + sock.pending_dropped
-        return totals
+        return {reason: n for reason, n in totals.items() if n}
+
+    def counters(self) -> dict[str, int]:
+        """Return every drop below the tunnel by reason, and the system calls made."""
+        sockets = self._port.sockets if self._port is not None else []
+        return {
+            **self.drop_counts(),
+            "udp_send_calls": sum(sock.send_calls for sock in sockets),
+            "udp_receive_calls": sum(sock.receive_calls for sock in sockets),
+        }
 
     async def run(self, deliver: Deliver, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Open the port and work until cancelled.

@@ -9,6 +9,7 @@ from typing import Final, Literal, Self, Unpack, final
 import anyio
 import msgspec
 from anyio import AsyncContextManagerMixin
+from anyio.abc import TaskStatus
 
 from tsnetpy.base.addr import Endpoint, IpBytes, format_ip, parse_ip
 from tsnetpy.base.entropy import Entropy
@@ -31,7 +32,8 @@ from .status import NodeStatus, node_status
 from .whois import whois_address
 from .wiring import Wiring
 
-_SHUTDOWN_SECONDS: Final = 2.0
+_SHUTDOWN_SECONDS: Final = 1.7
+"""A program that is told to stop promises to be gone within 2 s."""
 PingKind = Literal["icmp", "disco"]
 
 
@@ -122,7 +124,15 @@ class Node(AsyncContextManagerMixin):
             failure: Exception | None = None
             try:
                 async with anyio.create_task_group() as group:
-                    await group.start(parts.run)
+                    scope = anyio.CancelScope()
+
+                    async def work(*, task_status: TaskStatus[None]) -> None:
+                        with scope:
+                            await parts.run(task_status=task_status)
+
+                    await group.start(work)
+                    # From here on the parts work on when the caller is cancelled: closing still needs them.
+                    scope.shield = True
                     try:
                         await self._wait_until_running(parts)
                         yield self
@@ -131,6 +141,7 @@ class Node(AsyncContextManagerMixin):
                     finally:
                         with anyio.move_on_after(_SHUTDOWN_SECONDS, shield=True):
                             await parts.shut_down()
+                        scope.cancel()
                         group.cancel_scope.cancel()
             except BaseExceptionGroup as failures:
                 raise _only(failures) from None

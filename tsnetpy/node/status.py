@@ -115,7 +115,7 @@ def node_status(parts: Wiring | None, control_url: str) -> NodeStatus:
         peers=tuple(_peer_status(parts, netmap, node) for node in netmap.peers.values()) if netmap is not None else (),
         health=health,
         counters={name: n for name, n in asdict(stats).items() if isinstance(n, int)},
-        drops=stats.drops,
+        drops={**stats.drops, **{f"underlay.{name}": n for name, n in parts.underlay.drop_counts().items()}},
         accel=accel.ops.name,
         compiled=is_compiled(),
         python=sys.version.split()[0],

@@ -16,7 +16,7 @@ from anyio.abc import TaskStatus
 
 from tsnetpy.base.addr import Endpoint, IpBytes
 from tsnetpy.base.entropy import Entropy, SystemEntropy
-from tsnetpy.base.errors import AuthError
+from tsnetpy.base.errors import AuthError, ConfigError
 from tsnetpy.base.instant import SECOND
 from tsnetpy.base.keys import DiscoPublic, NodePrivate, NodePublic
 from tsnetpy.base.packet import PeerId
@@ -45,7 +45,9 @@ _log = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 1.0
 """How long closing waits for peers to take what was sent to them."""
-LOGOUT_SECONDS: Final = 1.5
+LOGOUT_AFTER_SECONDS: Final = 0.4
+"""When closing logs out although peers have not taken everything yet. They drop a node once the server forgets it."""
+LOGOUT_SECONDS: Final = 1.2
 """How long closing waits for the server to forget an ephemeral node."""
 
 
@@ -139,11 +141,19 @@ class Wiring:
 
     async def shut_down(self) -> None:
         """Close all sockets and deliver what was sent, log an ephemeral node out; bounded, and deaf to cancellation."""
+        drained = anyio.Event()
+
+        async def drain() -> None:
+            await self.pump.close(DRAIN_SECONDS)
+            drained.set()
+
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
-                group.start_soon(self.pump.close, DRAIN_SECONDS)
+                group.start_soon(drain)
                 if self.config.ephemeral:
-                    group.start_soon(self.log_out)
+                    with anyio.move_on_after(LOGOUT_AFTER_SECONDS):
+                        await drained.wait()
+                    await self.log_out()
 
     async def log_out(self) -> bool:
         """Make the server forget this login and forget the node key; tell whether the server confirmed."""
@@ -155,7 +165,13 @@ class Wiring:
     # -- tasks -------------------------------------------------------------------------------------------------------
 
     async def _run_underlay(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        await self.underlay.run(self.pump.deliver, task_status=task_status)
+        try:
+            await self.underlay.run(self.pump.deliver, task_status=task_status)
+        except OSError as error:
+            what = f"UDP port {self.config.port}" if self.config.port else "a UDP socket"
+            raise ConfigError(
+                f"cannot use {what}: {error.strerror or error}", hint="another program may have it; 0 is any free port"
+            ) from error
 
     async def _run_dns(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         await serve_magic_dns(self.pump, lambda: self.dialer.table, task_status=task_status)

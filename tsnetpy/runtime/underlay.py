@@ -143,3 +143,7 @@ class PathUnderlay(Underlay, Protocol):
     def peer_status(self, peer: PeerId) -> PathStatus | None:
         """Return how *peer* is reached, or ``None`` for a key that is not configured."""
         ...
+
+    def drop_counts(self) -> dict[str, int]:
+        """Return how many datagrams were lost below the tunnel, by reason."""
+        ...

@@ -10,6 +10,7 @@ from anyio.abc import ByteStream
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from tsnetpy.runtime import clock
+from tsnetpy.runtime.dial import connect_tcp
 from tsnetpy.runtime.tls import connect_tls
 
 from .config import ProxyTarget
@@ -53,7 +54,7 @@ async def dial(target: ProxyTarget) -> ByteStream:
     """
     if target.scheme == "unix":
         return await anyio.connect_unix(target.host)
-    stream = await anyio.connect_tcp(target.host, target.port)
+    stream = await connect_tcp(target.host, target.port)
     if target.scheme == "http":
         return stream
     insecure = target.scheme == "https+insecure"

@@ -10,6 +10,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from tsnetpy.base.addr import parse_ip
+from tsnetpy.runtime.dial import connect_tcp
 
 from .config import TcpPort
 from .proxy import tunnel
@@ -29,7 +30,7 @@ async def dial(port: TcpPort) -> ByteStream:
     """
     if port.backend_port == 0:
         return await anyio.connect_unix(port.host)
-    return await anyio.connect_tcp(port.host, port.backend_port)
+    return await connect_tcp(port.host, port.backend_port)
 
 
 def proxy_header(version: int, source: tuple[str, int], destination_ip: str, destination_port: int) -> bytes:

@@ -209,6 +209,10 @@ class MemoryUnderlay:
         else:
             self._internet.carry_to(self, other, TxBatch(datagram, len(datagram)))
 
+    def drop_counts(self) -> dict[str, int]:
+        """Return how many datagrams were lost here, by reason."""
+        return self.drops.snapshot()
+
     def enqueue(self, due: Instant, path: PathId, datagrams: Sequence[Buffer]) -> None:
         """Take datagrams from the wire, to be delivered at *due*."""
         for datagram in datagrams:
