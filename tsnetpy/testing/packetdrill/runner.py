@@ -1,0 +1,488 @@
+"""Runs one script against one stack on a virtual clock.
+
+The stack sees complete IP packets through the same GRO that the data plane uses. What it sends is compared at the level
+of byte ranges: consecutive segments of ours are joined, and longer ones cut at a multiple of their segment size, until
+they are what the script writes. Not compared: PSH, padding between options, and timestamps unless the script gives the
+length of their tick.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+import re
+from typing import Final, final
+
+from tsnetpy.base.addr import parse_ip
+from tsnetpy.base.errors import LocalProtocolError
+from tsnetpy.base.instant import MILLISECOND, SECOND, Duration, Instant
+from tsnetpy.base.packet import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Buffer, PeerId
+from tsnetpy.base.stats import Drops
+from tsnetpy.ipstack import Stack
+from tsnetpy.nic import gro
+from tsnetpy.tcp.flags import ACK, FIN, PSH, SYN
+
+from ..entropy import SeededEntropy
+from .asserts import check, tcp_info
+from .calls import CallMismatch, Calls, Outcome
+from .parser import parse
+from .script import (
+    Call,
+    Code,
+    Command,
+    Event,
+    IcmpSpec,
+    Name,
+    Option,
+    Packet,
+    Script,
+    ScriptError,
+    TcpSpec,
+    TimeKind,
+    UdpSpec,
+    Unsupported,
+)
+from .settings import VARIANTS, Settings, Variant, max_segment, mid_script, settings_for
+from .wire import Flow, Live, LiveOther, decode_options, describe, flag_bits, flag_text, option_text, pattern
+
+_PEER: Final[PeerId] = b"\x0b" * 32
+_START: Final[Instant] = 1000 * SECOND
+_LOCAL4, _REMOTE4 = parse_ip("192.168.0.1"), parse_ip("192.0.2.1")
+_LOCAL6, _REMOTE6 = parse_ip("fd3d:0a0b:17d6::1"), parse_ip("2001:db8::1")
+_WRAP_PEER: Final = 2**32 - 700
+_WRAP_OURS: Final = 2**32 - 2500
+_MAX_ROUNDS: Final = 20_000
+_IGNORED_FLAGS: Final = PSH
+_UNCUT: Final = 1 << 16
+
+DEFINES: Final[Mapping[str, str]] = {"CODE": "host_unreachable"}
+"""Words replaced in every script, as its own runner does."""
+
+
+class Mismatch(Exception):
+    """The stack did not do what the script says; *line* is where."""
+
+    line = 0
+
+
+class _Restart(Exception):
+    """Run again from another start of the clock, so that our ISN is where the variant wants it."""
+
+    def __init__(self, shift: Duration) -> None:
+        super().__init__()
+        self.shift = shift
+
+
+@dataclass(slots=True, frozen=True)
+class Result:
+    """How a script went.
+
+    Attributes:
+        name: path of the script, as given.
+        variant: which of the variants.
+        status: "pass", "fail" or "skip".
+        reason: why not "pass".
+        line: where, 0 if nowhere in particular.
+    """
+
+    name: str
+    variant: str
+    status: str
+    reason: str = ""
+    line: int = 0
+
+
+def run_file(path: Path, variant: Variant = VARIANTS[0], defines: Mapping[str, str] = DEFINES) -> Result:
+    """Run the script in *path*."""
+    return run_text(path.read_text(encoding="utf-8", errors="replace"), path.name, variant, defines)
+
+
+def run_text(
+    text: str, name: str = "script", variant: Variant = VARIANTS[0], defines: Mapping[str, str] = DEFINES
+) -> Result:
+    """Run the script *text*; never raises for what is in it."""
+    for word, value in defines.items():
+        text = re.sub(rf"\b{re.escape(word)}\b", value, text)
+    try:
+        script = parse(text)
+        settings = settings_for(script, variant)
+        try:
+            run = _Run(script, settings, variant, _START)
+            run.play()
+        except _Restart as restart:
+            run = _Run(script, settings_for(script, variant), variant, _START + restart.shift)
+            run.play()
+    except ScriptError as error:
+        return Result(name, variant.name, "skip", f"not understood: {error}", error.line)
+    except Unsupported as error:
+        return Result(name, variant.name, "skip", f"unsupported: {error}", error.line)
+    except Mismatch as error:
+        return Result(name, variant.name, "fail", str(error), error.line)
+    return Result(name, variant.name, "pass")
+
+
+@final
+@dataclass(slots=True)
+class _Blocked:
+    """A call under way."""
+
+    call: Call
+    line: int
+    due: Instant
+
+
+@final
+class _Run:
+    """One script on one stack."""
+
+    def __init__(self, script: Script, settings: Settings, variant: Variant, start: Instant) -> None:
+        self._script = script
+        self._settings = settings
+        self._variant = variant
+        local, remote = (_LOCAL6, _REMOTE6) if variant.ipv6 else (_LOCAL4, _REMOTE4)
+        self._flow = Flow(local, remote, _WRAP_PEER if variant.wrap else 0x1000_0000)
+        headers = 60 if variant.ipv6 else 40
+        mtu = (max_segment(script) or 1460) + headers
+        self._stack = Stack(SeededEntropy(1), mtu, settings.config)
+        self._stack.set_addresses([local])
+        self._calls = Calls(self._stack, self._flow, max_segment(script))
+        self._start = start
+        self._shifted = start != _START
+        self.now = start
+        self._last = start
+        self._sent: deque[Live | LiveOther] = deque()
+        self._blocked: _Blocked | None = None
+        self._dead = False
+        self._drops = Drops()
+
+    # -- the script --------------------------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Run every event.
+
+        Raises:
+            Mismatch, Unsupported: with the line.
+        """
+        line = 0
+        try:
+            for event in self._script.events:
+                line = event.line
+                self._event(event)
+            if self._blocked is not None:
+                line = self._blocked.line
+                self._finish_blocked()
+        except (Mismatch, Unsupported) as error:
+            error.line = line
+            raise
+        except CallMismatch as error:
+            mismatch = Mismatch(str(error))
+            mismatch.line = line
+            raise mismatch from error
+
+    def _event(self, event: Event) -> None:
+        when = event.when
+        base = self._last if when.kind in (TimeKind.RELATIVE, TimeKind.RELATIVE_RANGE) else self._start
+        first, last = base + when.start, base + when.start
+        if when.kind in (TimeKind.RANGE, TimeKind.RELATIVE_RANGE):
+            last = base + when.end
+        action = event.action
+        if isinstance(action, Packet) and not action.inbound:
+            anytime = when.kind is TimeKind.ANY
+            at = self._expect(action, None if anytime else first, last)
+            self._last = first if when.kind in (TimeKind.RELATIVE, TimeKind.ABSOLUTE) else at
+            return
+        if when.kind is TimeKind.ANY:
+            first = self.now
+        self._advance(first)
+        self._last = first
+        if isinstance(action, Packet):
+            self._inject(action)
+        elif isinstance(action, Call):
+            self._call(action, event.line, base)
+        elif isinstance(action, Command):
+            self._command(action)
+        else:
+            self._code(action)
+        self._pump()
+
+    def _command(self, command: Command) -> None:
+        meaning = mid_script(command)
+        if meaning:
+            self._dead = meaning == "dead"
+
+    def _code(self, code: Code) -> None:
+        socket = self._calls.last_tcp
+        if socket is None:
+            raise Unsupported("a Python block before there is a connection")
+        failed = check(code.text, tcp_info(socket.connection))
+        if failed is not None:
+            raise Mismatch(failed)
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def _call(self, call: Call, line: int, base: Instant) -> None:
+        if self._blocked is not None:
+            self._finish_blocked()
+        outcome = self._attempt(call, True)
+        if call.end is not None:
+            due = base + call.end
+            if outcome is None:
+                self._blocked = _Blocked(call, line, due)
+                return
+            self._check_moment(self.now, due, due, f"{call.name} returned")
+        elif outcome is None:
+            raise Mismatch(f"{call.name} blocks")
+        self._check_outcome(call, outcome)
+
+    def _attempt(self, call: Call, fresh: bool) -> Outcome | None:
+        try:
+            return self._calls.attempt(call, self.now, fresh)
+        except LocalProtocolError as error:
+            return Outcome(-1, str(error))
+
+    def _retry_blocked(self) -> bool:
+        """Try the blocked call again; return whether it is done now."""
+        blocked = self._blocked
+        if blocked is None:
+            return False
+        outcome = self._attempt(blocked.call, False)
+        if outcome is None:
+            return False
+        self._blocked = None
+        self._check_moment(self.now, blocked.due, blocked.due, f"{blocked.call.name} (line {blocked.line}) returned")
+        self._check_outcome(blocked.call, outcome)
+        return True
+
+    def _finish_blocked(self) -> None:
+        blocked = self._blocked
+        if blocked is not None:
+            self._advance(blocked.due + self._settings.tolerance)
+            if self._blocked is not None:
+                raise Mismatch(f"{blocked.call.name} (line {blocked.line}) still blocks")
+
+    def _check_outcome(self, call: Call, outcome: Outcome) -> None:
+        expected = call.result
+        if isinstance(expected, int) and outcome.result != expected:
+            errno = f" {outcome.errno}" if outcome.errno else ""
+            raise Mismatch(f"{call.name} gives {outcome.result}{errno}, not {expected} {call.errno or ''}".rstrip())
+        if not isinstance(expected, int | Name):
+            raise Unsupported(f"the result of {call.name}")
+        if call.errno is not None and outcome.errno != call.errno:
+            raise Mismatch(f"{call.name} sets {outcome.errno}, not {call.errno}")
+
+    # -- packets in --------------------------------------------------------------------------------------------------
+
+    def _inject(self, packet: Packet) -> None:
+        spec = packet.spec
+        if isinstance(spec, TcpSpec):
+            cut = self._settings.packet_mss
+            if not cut and not self._variant.gro:
+                cut = 1000
+            packets = self._flow.build(spec, cut, packet.tos or 0)
+        elif isinstance(spec, UdpSpec):
+            packets = self._flow.build_udp(spec.length)
+        else:
+            packets = self._flow.build_icmp(spec, PROTO_UDP if self._calls.protocol_udp else PROTO_TCP)
+        batch: list[tuple[PeerId, Buffer]] = [(_PEER, data) for data in packets]
+        if self._variant.gro:
+            self._stack.ingress(gro.coalesce(batch, self._drops), self.now)
+        else:
+            for single in batch:
+                self._stack.ingress(gro.coalesce([single], self._drops), self.now)
+
+    # -- time and packets out ----------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Take what the stack wants to send now, and go on with a blocked call if that can."""
+        for _ in range(_MAX_ROUNDS):
+            while units := self._stack.egress(self.now):
+                for unit in units:
+                    live = self._flow.read(unit, self.now)
+                    self._place_isn(live)
+                    if not self._dead:
+                        self._sent.append(live)
+            self._stack.take_ready()
+            if not self._retry_blocked():
+                return
+        raise Mismatch("the stack never comes to rest")
+
+    def _place_isn(self, live: Live | LiveOther) -> None:
+        if self._variant.wrap and not self._shifted and isinstance(live, Live) and live.flags & SYN:
+            assert self._flow.our_isn is not None
+            # The generator's clock ticks every 4 microseconds (RFC 6528).
+            raise _Restart(((_WRAP_OURS - self._flow.our_isn) & 0xFFFFFFFF) * 4000)
+
+    def _advance(self, until: Instant) -> None:
+        """Let time pass up to *until*."""
+        for _ in range(_MAX_ROUNDS):
+            self._pump()
+            deadline = self._stack.next_deadline()
+            if deadline is None or deadline > until:
+                self.now = max(self.now, until)
+                return
+            self._tick(deadline)
+        raise Mismatch("timers never come to rest")
+
+    def _tick(self, deadline: Instant) -> None:
+        self.now = max(self.now, deadline)
+        self._stack.handle_deadline(self.now)
+
+    def _advance_to_packet(self, until: Instant, count: int) -> None:
+        """Let time pass until more than *count* segments wait, at most up to *until*."""
+        for _ in range(_MAX_ROUNDS):
+            self._pump()
+            if len(self._sent) > count:
+                return
+            deadline = self._stack.next_deadline()
+            if deadline is None or deadline > until:
+                return
+            self._tick(deadline)
+        raise Mismatch("timers never come to rest")
+
+    def _expect(self, packet: Packet, first: Instant | None, last: Instant) -> Instant:
+        """Match what the stack sent next with *packet*; return when that was."""
+        tolerance = self._settings.tolerance
+        until = self.now + 3600 * SECOND if first is None else last + tolerance
+        self._advance_to_packet(until, 0)
+        spec = packet.spec
+        if not self._sent:
+            raise Mismatch(f"expected {_spec_text(packet)}, nothing was sent")
+        head = self._sent.popleft()
+        if isinstance(spec, TcpSpec):
+            if not isinstance(head, Live):
+                raise Mismatch(f"expected {_spec_text(packet)}, protocol {head.proto} was sent")
+            head = self._fit(head, spec, until)
+            self._compare(head, spec)
+            if packet.tos is not None and head.tos != packet.tos:
+                raise Mismatch(f"expected traffic class {packet.tos:#x}, sent {head.tos:#x}")
+        else:
+            self._compare_other(head, spec)
+        if first is not None:
+            self._check_moment(head.at, first, last, f"{_spec_text(packet)} was sent")
+        return head.at
+
+    def _check_moment(self, at: Instant, first: Instant, last: Instant, what: str) -> None:
+        tolerance = self._settings.tolerance
+        if not first - tolerance <= at <= last + tolerance:
+            relative, wanted = (at - self._start) / SECOND, (first - self._start) / SECOND
+            upto = f"~{(last - self._start) / SECOND:.4f}" if last != first else ""
+            raise Mismatch(f"{what} at {relative:.4f}, not at {wanted:.4f}{upto}")
+
+    def _fit(self, head: Live, spec: TcpSpec, until: Instant) -> Live:
+        """Join or cut what was sent until it has the length that the script writes."""
+        while len(head.payload) < spec.length:
+            self._advance_to_packet(until, 0)
+            following = self._sent[0] if self._sent else None
+            if not isinstance(following, Live) or not _continues(head, following):
+                break
+            self._sent.popleft()
+            head = Live(
+                head.at,
+                head.flags | following.flags,
+                head.seq,
+                head.ack,
+                head.window,
+                head.options,
+                head.payload + following.payload,
+                head.gso_size or following.gso_size or len(head.payload),
+                head.tos,
+            )
+        size = spec.length
+        if len(head.payload) > size > 0 and head.gso_size and size % head.gso_size == 0 and not spec.flags.count("F"):
+            rest = Live(
+                head.at,
+                head.flags,
+                (head.seq + size) & 0xFFFFFFFF,
+                head.ack,
+                head.window,
+                head.options,
+                head.payload[size:],
+                head.gso_size,
+                head.tos,
+            )
+            self._sent.appendleft(rest)
+            head = Live(
+                head.at,
+                head.flags & ~FIN,
+                head.seq,
+                head.ack,
+                head.window,
+                head.options,
+                head.payload[:size],
+                head.gso_size,
+                head.tos,
+            )
+        return head
+
+    def _compare(self, live: Live, spec: TcpSpec) -> None:
+        wanted = flag_bits(spec.flags)
+        if (live.flags ^ wanted) & ~_IGNORED_FLAGS:
+            raise Mismatch(f"expected {_tcp_text(spec)}, sent {describe(live)}")
+        if live.seq != spec.seq & 0xFFFFFFFF or len(live.payload) != spec.length:
+            raise Mismatch(f"expected {_tcp_text(spec)}, sent {describe(live)}")
+        if spec.ack is not None and live.flags & ACK and live.ack != spec.ack & 0xFFFFFFFF:
+            raise Mismatch(f"expected {_tcp_text(spec)}, sent {describe(live)}")
+        if spec.win is not None and live.window != spec.win:
+            raise Mismatch(f"expected window {spec.win}, sent {describe(live)}")
+        if live.payload and live.payload != pattern(live.seq, len(live.payload)):
+            raise Mismatch(f"wrong bytes in {describe(live)}")
+        if isinstance(spec.options, tuple):
+            self._compare_options(live, [o for o in spec.options if o.name not in ("nop", "eol")])
+
+    def _compare_options(self, live: Live, wanted: list[Option]) -> None:
+        same = len(wanted) == len(live.options)
+        for want, have in zip(wanted, live.options):
+            if want.name == "TS" == have.name:
+                same = same and want.numbers[1] == have.numbers[1] and self._tick_fits(want.numbers[0], have.numbers[0])
+                self._flow.note_timestamp(want.numbers[0], have.numbers[0])
+            else:
+                same = same and (want.name, want.numbers) == (have.name, have.numbers)
+        if not same:
+            text = ",".join(map(option_text, wanted)) or "no options"
+            raise Mismatch(f"expected <{text}>, sent {describe(live)}")
+
+    def _tick_fits(self, script_val: int, live_val: int) -> bool:
+        """Compare our timestamp with the script's, if the script says how long a tick is."""
+        tick = self._settings.ts_tick
+        shift = self._flow.ts_shift
+        if not tick or shift is None:
+            return True
+        ours = ((live_val - shift - script_val) & 0xFFFFFFFF) * MILLISECOND
+        theirs = ((script_val + shift - live_val) & 0xFFFFFFFF) * MILLISECOND
+        return tick != MILLISECOND or min(ours, theirs) <= max(self._settings.tolerance, tick)
+
+    def _compare_other(self, head: Live | LiveOther, spec: UdpSpec | IcmpSpec) -> None:
+        if isinstance(head, Live):
+            raise Mismatch(f"expected no TCP, sent {describe(head)}")
+        if isinstance(spec, UdpSpec):
+            if head.proto != PROTO_UDP or len(head.body) - 8 != spec.length:
+                raise Mismatch(f"expected udp ({spec.length}), sent {len(head.body) - 8} bytes of protocol {head.proto}")
+            return
+        kind, code = self._flow.describe_icmp(spec)
+        if head.proto not in (PROTO_ICMP, PROTO_ICMPV6) or (head.body[0], head.body[1]) != (kind, code):
+            raise Mismatch(f"expected ICMP type {kind} code {code}, sent protocol {head.proto} {head.body[:2].hex()}")
+
+
+def _continues(head: Live, following: Live) -> bool:
+    """Tell whether *following* is the next piece of the same run."""
+    plain = FIN | PSH | ACK
+    return (
+        bool(following.payload)
+        and not head.flags & FIN
+        and not (head.flags | following.flags) & ~plain
+        and following.seq == (head.seq + len(head.payload)) & 0xFFFFFFFF
+        and following.ack == head.ack
+        and [o for o in following.options if o.name != "TS"] == [o for o in head.options if o.name != "TS"]
+    )
+
+
+def _spec_text(packet: Packet) -> str:
+    spec = packet.spec
+    if isinstance(spec, TcpSpec):
+        return _tcp_text(spec)
+    return f"udp ({spec.length})" if isinstance(spec, UdpSpec) else f"icmp {spec.kind} {spec.code}".rstrip()
+
+
+def _tcp_text(spec: TcpSpec) -> str:
+    ack = f" ack {spec.ack}" if spec.ack is not None else ""
+    return f"{spec.flags} {spec.seq}:{spec.end}({spec.length}){ack}"
