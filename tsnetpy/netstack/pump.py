@@ -150,8 +150,10 @@ class Pump:
             # The tasks just woken are in the event loop's queue before the timer task, which thus runs after them.
             self._corked = True
             self._wake.set()
-        else:
+        elif plane.pending or self._drain is not None:
             self.turn(now)
+        else:
+            self._arm(now)
 
     def flush(self, now: Instant) -> None:
         """Send what an application call left pending: now, or in a moment with that of the tasks woken beside it.
@@ -198,7 +200,11 @@ class Pump:
                 self._drain.set()
         finally:
             self._turning = False
-        deadline = plane.next_deadline()
+        self._arm(now)
+
+    def _arm(self, now: Instant) -> None:
+        """Wake the timer task if it would sleep too long."""
+        deadline = self.dataplane.next_deadline()
         # Deadlines mostly move later (each ACK pushes the retransmission timer out). Only an earlier one is worth
         # waking the timer task for; the others are noticed when it wakes up anyway.
         if self._more or (deadline is not None and (self._armed is None or deadline < self._armed)):

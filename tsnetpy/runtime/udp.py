@@ -35,6 +35,7 @@ MAX_RECEIVE_CALLS: Final = 64
 PENDING_BATCHES: Final = 128
 
 _SLOT: Final = 1 << 16
+_MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # arithmetic on the enumeration takes longer than the system call's return
 _NO_GSO_HERE: Final = frozenset({errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
 _NO_GSO_THERE: Final = frozenset({errno.EINVAL, errno.EMSGSIZE})
 _WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
@@ -116,7 +117,7 @@ class UdpSocket:
                     self.drops.add("receive_error")
                 break
             self.receive_calls += 1
-            if flags & socket.MSG_TRUNC:
+            if flags & _MSG_TRUNC:
                 self.drops.add("truncated")
                 continue
             if not size:

@@ -591,6 +591,12 @@ class Connection:
 
     # -- output ------------------------------------------------------------------------------------------------------
 
+    @property
+    def has_output(self) -> bool:
+        """False if :meth:`segments_to_send` would return nothing; True is a maybe. Cheap, for the common pure ACK."""
+        tcb = self.tcb
+        return tcb.ack_now or tcb.control_due or self._sender.has_output
+
     def segments_to_send(self, now: Instant) -> list[Segment]:
         """Return what is to go out now; nothing is left when it is shorter than ``config.max_segments_per_call``."""
         tcb = self.tcb

@@ -322,6 +322,12 @@ class Sender:
 
     # -- output ------------------------------------------------------------------------------------------------------
 
+    @property
+    def has_output(self) -> bool:
+        """Whether :meth:`transmit` has anything to look at."""
+        tcb = self._tcb
+        return self.buffer.end > tcb.snd_nxt or self.recovery.state != OPEN or (tcb.fin_queued and not tcb.fin_sent)
+
     def transmit(self, out: list[Segment], now: Instant) -> None:
         """Append what may be sent now: retransmissions first, then new data, then the FIN."""
         tcb = self._tcb
