@@ -38,9 +38,8 @@ def marks_in(source: str) -> list[tuple[str, int, int]]:
             continue
         owner = node.func.value
         if isinstance(owner, ast.Attribute) and owner.attr == "mark":
-            for arg in node.args:
-                if isinstance(arg, ast.Constant) and isinstance(arg.value, int):
-                    found.append((node.func.attr, arg.value, node.lineno))
+            numbers = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, int)]
+            found += [(node.func.attr, number, node.lineno) for number in numbers]
     return found
 
 

@@ -50,6 +50,7 @@ def collect(*packets: bytes, now: int = 0) -> tuple[list[bytes], Drops, Reassemb
     return whole, drops, reassembler
 
 
+@pytest.mark.checklist(149)
 @given(st.permutations([(0, 104), (104, 200), (200, 296), (296, 408)]))
 def test_any_order(order: list[tuple[int, int]]) -> None:
     whole, drops, reassembler = collect(*[frag4(a, b) for a, b in order])
@@ -68,12 +69,16 @@ def test_scapy_fragments() -> None:
     assert whole[0][8:] == b"q" * 3000
 
 
+@pytest.mark.checklist(149)
+@pytest.mark.attack(15)
 def test_exact_duplicates_are_ignored() -> None:
     whole, drops, _ = collect(frag4(0, 104), frag4(0, 104), frag4(104, 408))
     assert whole == [DATAGRAM]
     assert drops.snapshot() == {"fragment_duplicate": 1}
 
 
+@pytest.mark.checklist(149)
+@pytest.mark.attack(15)
 @pytest.mark.parametrize(
     "packets",
     [
@@ -97,11 +102,14 @@ def test_overlap_discards_the_whole_datagram(packets: list[bytes]) -> None:
     assert len(reassembler) == 1  # remembered, so that the rest is discarded as well
 
 
+@pytest.mark.checklist(149)
 def test_another_identification_is_another_datagram() -> None:
     whole, _, _ = collect(frag4(0, 104), frag4(0, 104, ident=2), frag4(104, 408, ident=2), frag4(104, 408))
     assert whole == [DATAGRAM, DATAGRAM]
 
 
+@pytest.mark.checklist(149)
+@pytest.mark.attack(18)
 def test_caps() -> None:
     drops = Drops()
     limits = StackLimits(fragment_datagrams=8, fragment_datagrams_per_peer=4)
@@ -117,6 +125,8 @@ def test_caps() -> None:
     assert drops.counts["fragment_memory"] == 16
 
 
+@pytest.mark.checklist(149)
+@pytest.mark.attack(18)
 def test_memory_is_bounded() -> None:
     drops = Drops()
     limits = StackLimits(fragment_bytes=20_000, fragment_datagrams_per_peer=1000, fragment_datagrams=1000)
@@ -129,6 +139,7 @@ def test_memory_is_bounded() -> None:
     assert drops.counts["fragment_memory"] > 100
 
 
+@pytest.mark.checklist(149)
 def test_timeout_tells_the_sender_if_the_first_fragment_came() -> None:
     stack = make_stack()
     assert feed(stack, frag4(0, 104)) == []
@@ -145,6 +156,7 @@ def test_timeout_tells_the_sender_if_the_first_fragment_came() -> None:
     assert stack.next_deadline() is None
 
 
+@pytest.mark.checklist(149)
 def test_ipv6_timeout() -> None:
     stack = make_stack()
     body = udp.encode_datagram(B6, A6, 7, 9, bytes(400))
@@ -155,6 +167,8 @@ def test_ipv6_timeout() -> None:
     assert unit.header[:2] == bytes((icmpv6.TIME_EXCEEDED, icmpv6.CODE_REASSEMBLY))
 
 
+@pytest.mark.checklist(149)
+@pytest.mark.attack(15)
 def test_no_timeout_report_for_overlaps() -> None:
     stack = make_stack()
     feed(stack, frag4(0, 104))
@@ -174,6 +188,8 @@ def test_reassembled_checksum_is_verified() -> None:
     assert stack.drops.snapshot() == {"udp_checksum": 1}
 
 
+@pytest.mark.checklist(149)
+@pytest.mark.attack(16)
 def test_larger_than_a_packet() -> None:
     # 65,528 bytes of data fit the offset field, but not the total length of an IPv4 packet.
     body = bytes(65528)

@@ -1,5 +1,6 @@
 """Whatever arrives, the stack neither raises nor grows without bound."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ SEGMENT = st.builds(
 )
 
 
+@pytest.mark.attack(54)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(V4, V6, SEGMENT, st.binary(max_size=100)), max_size=30), st.integers(0, 2**40))
 def test_ingress_never_raises(packets: list[bytes], step: int) -> None:

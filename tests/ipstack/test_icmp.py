@@ -20,6 +20,7 @@ def icmp6(kind: int, code: int, rest: int, body: bytes, src: bytes = B6) -> byte
     return ip_packet(src, A6, 58, icmpv6.Icmpv6Message(kind, code, rest, body).encode(src, A6))
 
 
+@pytest.mark.attack(25)
 @pytest.mark.parametrize("ip", [B4, B6])
 @pytest.mark.parametrize("size", [0, 56, 5000])
 def test_ping(ip: bytes, size: int) -> None:
@@ -32,9 +33,12 @@ def test_ping(ip: bytes, size: int) -> None:
     assert socket.recv() is None
 
 
-def test_ping_with_hop_limit_one_is_answered() -> None:
+@pytest.mark.checklist(148)
+@pytest.mark.parametrize("ttl", [0, 1])
+def test_ping_with_a_used_up_hop_limit_is_answered(ttl: int) -> None:
+    # RFC 1122 §3.2.1.7: the host that a packet is for does not look at its time to live.
     request = icmpv4.echo(True, 1, 2, b"x").encode()
-    (reply,) = feed(make_stack(), ip_packet(B4, A4, 1, request, ttl=1))
+    (reply,) = feed(make_stack(), ip_packet(B4, A4, 1, request, ttl=ttl))
     assert reply[20:] == icmpv4.echo(False, 1, 2, b"x").encode()
     assert (reply[12:16], reply[16:20], reply[8]) == (A4, B4, 64)
 
@@ -75,6 +79,7 @@ def test_echo_refusals() -> None:
         socket.send_echo(B4, 1, bytes(65508), 0)
 
 
+@pytest.mark.attack(25)
 def test_echo_flood_is_limited() -> None:
     stack = make_stack(limits=StackLimits(echo_replies_per_second=10, echo_reply_burst=5))
     request = ip_packet(B4, A4, 1, icmpv4.echo(True, 1, 1, b"").encode())
@@ -82,6 +87,7 @@ def test_echo_flood_is_limited() -> None:
     assert stack.drops.counts["echo_limit"] == 45
 
 
+@pytest.mark.checklist(150)
 def test_port_unreachable_quotes_the_datagram() -> None:
     stack = make_stack()
     datagram = udp_packet(b"y" * 1000, src=B4, dst=A4)
@@ -98,15 +104,18 @@ def test_port_unreachable_quotes_the_datagram() -> None:
     assert datagram.startswith(message6.body)
 
 
+@pytest.mark.checklist(148)
 def test_unknown_protocols() -> None:
     stack = make_stack()
     (error,) = feed(stack, ip_packet(B4, A4, 47, b"gre?"))
     assert error[20:22] == bytes((3, 2))
-    (error,) = feed(stack, ip_packet(B6, A6, 60, bytes(8)))
+    (error,) = feed(stack, ip_packet(B6, A6, 47, bytes(8)))
     assert error[40:48] == bytes((4, 1)) + error[42:44] + b"\x00\x00\x00\x06"
     assert feed(stack, ip_packet(B4, A4, 99, b"p12345678")) == []  # TSMP is the data plane's
 
 
+@pytest.mark.checklist(150)
+@pytest.mark.attack(24, 25, 26)
 @pytest.mark.parametrize(
     "packet",
     [
@@ -114,9 +123,17 @@ def test_unknown_protocols() -> None:
         icmp4(5, 0, 0, udp_packet(b"x")[:28]),  # redirect
         icmp4(13, 0, 0, bytes(12)),  # timestamp request
         icmp4(17, 0, 0, bytes(4)),  # address mask request
+        icmp4(4, 0, 0, udp_packet(b"x")[:28]),  # source quench
         icmp6(134, 0, 0, bytes(16)),  # router advertisement
         icmp6(1, 4, 0, udp_packet(b"x")),
         ip_packet(B4, A4, 17, bytes(16), frag=20),  # a later fragment
+        icmp6(135, 0, 0, bytes(16)),  # neighbour solicitation
+        icmp6(137, 0, 0, bytes(32)),  # redirect
+        udp_packet(b"x", src=B4, dst=bytes((224, 0, 0, 1))),
+        udp_packet(b"x", src=B6, dst=b"\xff\x02" + bytes(13) + b"\x01"),
+        udp_packet(b"x", src=bytes((224, 0, 0, 1)), dst=A4),
+        ip_packet(B4, bytes((224, 0, 0, 1)), 1, icmpv4.echo(True, 1, 2, b"x").encode()),
+        ip_packet(B4, b"\xff" * 4, 1, icmpv4.echo(True, 1, 2, b"x").encode()),
     ],
 )
 def test_no_answer(packet: bytes) -> None:
@@ -130,6 +147,8 @@ def connecting(stack: Stack, ip: bytes = B4) -> tuple[TcpSocket, bytes]:
     return socket, syn
 
 
+@pytest.mark.checklist(7)
+@pytest.mark.attack(23)
 @pytest.mark.parametrize(
     ("kind", "code", "error"),
     [
@@ -149,6 +168,7 @@ def test_errors_while_connecting(kind: int, code: int, error: str | None) -> Non
     assert socket.connection.error == error
 
 
+@pytest.mark.checklist(7)
 @pytest.mark.parametrize(
     ("kind", "code", "error"), [(1, 4, "refused"), (1, 1, "unreachable"), (1, 0, None), (3, 0, None)]
 )
@@ -159,6 +179,7 @@ def test_ipv6_errors_while_connecting(kind: int, code: int, error: str | None) -
     assert socket.connection.error == error
 
 
+@pytest.mark.attack(21)
 @pytest.mark.parametrize("cut", [0, 10, 19, 20, 27])
 def test_short_quotes_are_ignored(cut: int) -> None:
     stack = make_stack()
@@ -168,6 +189,7 @@ def test_short_quotes_are_ignored(cut: int) -> None:
     assert stack.drops.counts["icmp_ignored"] == 1
 
 
+@pytest.mark.attack(21)
 def test_quotes_of_other_flows_are_ignored() -> None:
     stack = make_stack()
     socket, syn = connecting(stack)
@@ -181,6 +203,7 @@ def test_quotes_of_other_flows_are_ignored() -> None:
     assert stack.drops.counts["icmp_ignored"] == 6
 
 
+@pytest.mark.attack(23)
 def test_established_connections_survive_errors() -> None:
     net = Net()
     client, server = net.open(Endpoint(B4, 80), net.b.tcp_listen(80, 0))
@@ -191,6 +214,7 @@ def test_established_connections_survive_errors() -> None:
     assert net.transfer(client, server, b"y") == b"xy"
 
 
+@pytest.mark.checklist(89, 147)
 def test_too_big_shrinks_the_segments_of_a_connection() -> None:
     net = Net()
     client, server = net.open(Endpoint(B4, 80), net.b.tcp_listen(80, 0))
@@ -225,6 +249,8 @@ def test_too_big_shrinks_the_segments_of_a_connection() -> None:
     assert again.connection.info().mss <= 760
 
 
+@pytest.mark.checklist(147)
+@pytest.mark.attack(22)
 @pytest.mark.parametrize(("claimed", "expected"), [(0, 576), (40, 576), (575, 576), (576, 576), (900, 900)])
 def test_too_big_floor(claimed: int, expected: int) -> None:
     stack = make_stack()
@@ -241,6 +267,8 @@ def test_too_big_floor(claimed: int, expected: int) -> None:
     assert [len(packet) for packet in drain(stack, 601 * SECOND)] == [1028]
 
 
+@pytest.mark.checklist(147)
+@pytest.mark.attack(22)
 @pytest.mark.parametrize("claimed", [1280, 1500, 65535])
 def test_too_big_never_grows(claimed: int) -> None:
     stack = make_stack()
@@ -250,6 +278,8 @@ def test_too_big_never_grows(claimed: int) -> None:
     assert socket.connection.info().mss == before
 
 
+@pytest.mark.checklist(147)
+@pytest.mark.attack(22)
 def test_ipv6_too_big_below_the_minimum_is_a_lie() -> None:
     stack = make_stack(mtu=1400)
     socket = stack.udp_bind()
@@ -285,6 +315,7 @@ def test_quoted_fragments_of_ipv6() -> None:
     assert socket.take_error() == "refused"
 
 
+@pytest.mark.attack(21)
 def test_extension_header_quotes_are_ignored() -> None:
     stack = make_stack()
     quote = ipv6.Ipv6Header(A6, B6, 44, 4).encode() + bytes(8)
@@ -292,6 +323,7 @@ def test_extension_header_quotes_are_ignored() -> None:
     assert stack.drops.counts["icmp_ignored"] == 1
 
 
+@pytest.mark.attack(21)
 def test_ipv4_options_in_the_quote() -> None:
     stack = make_stack()
     socket, syn = connecting(stack)

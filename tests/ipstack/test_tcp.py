@@ -44,6 +44,8 @@ def test_transfer_both_ways(ip: bytes) -> None:
     assert net.nic_drops.total == net.a.drops.total == net.b.drops.total == 0
 
 
+@pytest.mark.checklist(53)
+@pytest.mark.attack(12)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_transfer_over_a_bad_wire(seed: int) -> None:
     net = Net(seed, delay=10 * MILLISECOND)
@@ -75,6 +77,7 @@ def test_readiness_bits() -> None:
     assert listener.accept() is None
 
 
+@pytest.mark.checklist(6)
 def test_closed_port_refuses() -> None:
     net = Net()
     client = net.a.tcp_connect(Endpoint(B4, 81), 0)
@@ -84,6 +87,7 @@ def test_closed_port_refuses() -> None:
     assert net.now < 10 * MILLISECOND
 
 
+@pytest.mark.checklist(8)
 def test_nobody_home_times_out() -> None:
     net = Net()
     net.hook = lambda packet: None
@@ -93,6 +97,7 @@ def test_nobody_home_times_out() -> None:
     assert net.now > 60 * SECOND
 
 
+@pytest.mark.checklist(22, 24, 130)
 def test_reset_of_a_stray_segment_is_numbered_by_rfc_9293() -> None:
     stack = make_stack()
     (reset,) = feed(stack, tcp_packet(500, b"abc", src=B4, dst=A4, ack=77))
@@ -111,6 +116,7 @@ def test_resets_are_limited() -> None:
     assert sum(len(feed(stack, packet, SECOND)) for _ in range(50)) == 5
 
 
+@pytest.mark.attack(10)
 @pytest.mark.parametrize("flags", [0, tcp.SYN | tcp.FIN, tcp.SYN | tcp.RST, tcp.FIN | tcp.RST, tcp.PSH & 0])
 def test_impossible_flags_are_dropped(flags: int) -> None:
     stack = make_stack()
@@ -119,6 +125,8 @@ def test_impossible_flags_are_dropped(flags: int) -> None:
     assert stack.drops.counts["tcp_flags"] == 1
 
 
+@pytest.mark.checklist(25)
+@pytest.mark.attack(5)
 @pytest.mark.parametrize(
     "src", [A4, bytes(4), bytes((127, 0, 0, 1)), bytes((224, 0, 0, 1)), b"\xff" * 4, SERVICE_V4, bytes((0, 1, 2, 3))]
 )
@@ -129,6 +137,8 @@ def test_impossible_sources_get_no_answer(src: bytes) -> None:
     assert stack.drops.counts["martian"] == 1
 
 
+@pytest.mark.checklist(43)
+@pytest.mark.attack(52)
 @pytest.mark.parametrize("dst", [C4, SERVICE_V4, bytes((224, 0, 0, 1)), b"\xff" * 4])
 def test_foreign_destinations_get_no_answer(dst: bytes) -> None:
     stack = make_stack()
@@ -137,6 +147,7 @@ def test_foreign_destinations_get_no_answer(dst: bytes) -> None:
     assert stack.drops.counts["not_local"] == 1
 
 
+@pytest.mark.attack(6)
 def test_land_attack() -> None:
     stack = make_stack()
     stack.tcp_listen(2000, 0)
@@ -160,6 +171,7 @@ def test_listener_addresses_and_ports() -> None:
     assert 32768 <= picked.local.port <= 65535
 
 
+@pytest.mark.checklist(40)
 def test_specific_listener_wins() -> None:
     net = Net()
     everywhere = net.b.tcp_listen(80, 0)
@@ -173,6 +185,7 @@ def test_specific_listener_wins() -> None:
     assert (first.local.ip, second.local.ip) == (B4, B6)
 
 
+@pytest.mark.checklist(11)
 def test_connect_refuses_nonsense() -> None:
     stack = make_stack(addresses=(A4,))
     with pytest.raises(InvalidPort):
@@ -192,6 +205,7 @@ def test_connect_refuses_nonsense() -> None:
         stack.tcp_connect(Endpoint(B4, 80), 0, Endpoint(A4, 5000))
 
 
+@pytest.mark.checklist(20)
 def test_ephemeral_ports_run_out_per_destination() -> None:
     stack = make_stack(limits=StackLimits(ephemeral_first=40000, ephemeral_last=40009))
     ports = {stack.tcp_connect(Endpoint(B4, 80), 0).local.port for _ in range(10)}
@@ -201,6 +215,7 @@ def test_ephemeral_ports_run_out_per_destination() -> None:
     stack.tcp_connect(Endpoint(B4, 81), 0)  # another destination, the same ports
 
 
+@pytest.mark.checklist(20)
 def test_ephemeral_ports_come_back() -> None:
     net = Net(limits=StackLimits(ephemeral_first=40000, ephemeral_last=40000))
     for _ in range(3):
@@ -216,6 +231,8 @@ def test_connection_limit() -> None:
         stack.tcp_connect(Endpoint(B4, 80), 0)
 
 
+@pytest.mark.checklist(32, 34)
+@pytest.mark.attack(27)
 def test_syn_flood_is_bounded_per_peer() -> None:
     stack = make_stack(limits=StackLimits(embryos_per_peer=5, embryos=8))
     stack.tcp_listen(2000, 0)
@@ -233,6 +250,7 @@ def test_syn_flood_is_bounded_per_peer() -> None:
     assert len(feed(stack, tcp_packet(1, src=B4, dst=A4, flags=tcp.SYN), 10**12)) == 1
 
 
+@pytest.mark.attack(28)
 def test_syn_retransmission_is_one_embryo() -> None:
     stack = make_stack()
     stack.tcp_listen(2000, 0)
@@ -243,6 +261,7 @@ def test_syn_retransmission_is_one_embryo() -> None:
     assert {packet[24:28] for packet in first + again} == {first[0][24:28]}  # the same initial sequence number
 
 
+@pytest.mark.checklist(37)
 def test_closing_a_listener_resets_who_waits() -> None:
     net = Net()
     listener = net.b.tcp_listen(80, 0)
@@ -257,6 +276,7 @@ def test_closing_a_listener_resets_who_waits() -> None:
     net.b.tcp_listen(80, net.now)
 
 
+@pytest.mark.checklist(144)
 def test_time_wait_gives_way_to_a_new_syn() -> None:
     net = Net()
     listener = net.b.tcp_listen(80, 0)
@@ -291,6 +311,7 @@ def test_initial_sequence_numbers_differ_by_tuple_and_advance_with_time() -> Non
     assert (isn(5000, SECOND) - isn(5000, 0)) & 0xFFFFFFFF == 250_000
 
 
+@pytest.mark.checklist(136)
 def test_address_removal_ends_connections_silently() -> None:
     net = Net()
     client, _ = net.open(Endpoint(B4, 80), net.b.tcp_listen(80, 0))

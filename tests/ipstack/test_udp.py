@@ -62,6 +62,7 @@ def test_fragments_in_any_order(sizes: list[int], v6: bool, random: object) -> N
     assert net.b.next_deadline() is None
 
 
+@pytest.mark.checklist(150)
 @pytest.mark.parametrize(("ip", "limit"), [(B4, 65507), (B6, 65527)])
 def test_largest_datagram(ip: bytes, limit: int) -> None:
     net = Net()
@@ -175,6 +176,7 @@ def test_connected_socket_hears_its_peer_only() -> None:
     assert drain(stack)[-1][-5:] == b"hello"
 
 
+@pytest.mark.checklist(150)
 @pytest.mark.parametrize(("remote", "port"), [(B4, 9), (B6, 9)])
 def test_closed_port_reaches_the_connected_socket_as_refused(remote: bytes, port: int) -> None:
     net = Net()
@@ -191,6 +193,7 @@ def test_closed_port_reaches_the_connected_socket_as_refused(remote: bytes, port
     assert net.b.drops.counts["no_socket"] == 2
 
 
+@pytest.mark.attack(26)
 def test_echo_of_dropped_datagrams_is_limited() -> None:
     stack = make_stack(limits=StackLimits(icmp_errors_per_second=100, icmp_error_burst=5))
     answers = sum(len(feed(stack, udp_packet(b"x", src=B4, dst=A4))) for _ in range(50))

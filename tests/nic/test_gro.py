@@ -123,6 +123,7 @@ def test_size_cap() -> None:
     assert b"".join(unit.payload for unit in units) == bytes(72000)
 
 
+@pytest.mark.attack(3)
 def test_tunnel_padding_is_cut_off() -> None:
     # WireGuard pads plaintexts to 16 bytes.
     (unit,) = run(tcp_packet(100, b"abc") + bytes(5), tcp_packet(103, b"de") + b"\xff" * 6)
@@ -138,6 +139,8 @@ def test_views_are_not_kept() -> None:
     assert type(unit.payload) is bytes
 
 
+@pytest.mark.checklist(53)
+@pytest.mark.attack(12)
 def test_bad_checksum_is_dropped_alone() -> None:
     good, bad = tcp_packet(100, b"abc"), bytearray(tcp_packet(103, b"de"))
     bad[-1] ^= 1
@@ -176,6 +179,7 @@ def test_fragments_and_options_pass_through_unmerged() -> None:
     ]
 
 
+@pytest.mark.attack(41)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 50), st.booleans()), min_size=1, max_size=40))
 def test_merging_never_changes_a_stream(steps: list[tuple[int, int, bool]]) -> None:
     """Each flow's bytes, in order of arrival, are the same with and without merging, whatever arrives."""
@@ -197,6 +201,7 @@ def test_merging_never_changes_a_stream(steps: list[tuple[int, int, bool]]) -> N
         assert all(unit.seq in starts for unit in got)
 
 
+@pytest.mark.attack(54)
 @given(st.lists(st.binary(max_size=120), max_size=8), st.booleans())
 def test_any_bytes_are_taken(blobs: list[bytes], verify: bool) -> None:
     drops = Drops()
@@ -204,6 +209,7 @@ def test_any_bytes_are_taken(blobs: list[bytes], verify: bool) -> None:
     assert sum(unit.packets for unit in units) + drops.total == len(blobs)
 
 
+@pytest.mark.attack(54)
 @given(st.integers(0, 255), st.integers(0, 255), st.booleans())
 def test_damaged_headers_are_taken(at: int, value: int, v6: bool) -> None:
     src, dst = (A6, B6) if v6 else (A4, B4)

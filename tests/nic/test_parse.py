@@ -11,8 +11,11 @@ from tsnetpy.wire import icmpv4, icmpv6, ipv4, ipv6, udp
 def reason(packet: bytes, *, verify: bool = True) -> str:
     """Return why *packet* is dropped, or ``"ok"``."""
     drops = Drops()
-    if parse(PEER, packet, drops, verify) is not None:
+    rx = parse(PEER, packet, drops, verify)
+    if rx is not None:
         assert drops.total == 0
+        if rx.problem >= 0:
+            return f"problem {rx.problem >> 16} at {rx.problem & 0xFFFF}"
         return "ok"
     assert drops.total == 1
     return next(iter(drops.counts))
@@ -36,6 +39,8 @@ def v4(body: bytes, proto: int = 17, **fields: int) -> bytes:
 DATAGRAM = udp.encode_datagram(A4, B4, 7, 9, b"hello")
 
 
+@pytest.mark.checklist(53, 148, 149, 150)
+@pytest.mark.attack(1, 2, 3, 9, 11, 12, 13, 14, 16, 17)
 @pytest.mark.parametrize(
     ("packet", "why"),
     [
@@ -85,6 +90,8 @@ def test_ipv4(packet: bytes, why: str) -> None:
     assert reason(packet) == why
 
 
+@pytest.mark.checklist(148)
+@pytest.mark.attack(7)
 def test_source_routes_are_refused() -> None:
     for options, why in ((b"\x83\x07\x04\x01\x02\x03\x04\x00", "ip_options"), (b"\x94\x04\x00\x00", "ok")):
         header = ipv4.Ipv4Header(A4, B4, 17, 20 + len(options) + len(DATAGRAM), options=options).encode()
@@ -98,6 +105,8 @@ def fragment6(body: bytes, offset: int, more: bool, proto: int = 17) -> bytes:
 DATAGRAM6 = udp.encode_datagram(A6, B6, 7, 9, b"hello")
 
 
+@pytest.mark.checklist(148, 149, 150)
+@pytest.mark.attack(1, 4, 14, 16, 17)
 @pytest.mark.parametrize(
     ("packet", "why"),
     [
@@ -107,18 +116,18 @@ DATAGRAM6 = udp.encode_datagram(A6, B6, 7, 9, b"hello")
         (ip_packet(A6, B6, 17, DATAGRAM6)[:-1], "ip_length"),
         (ip_packet(A6, B6, 17, DATAGRAM6) + b"tail", "ok"),
         (ip_packet(A6, B6, 17, DATAGRAM6[:6] + b"\x00\x00" + DATAGRAM6[8:]), "udp_checksum"),
-        (ip_packet(A6, B6, 0, bytes(8) + DATAGRAM6), "ip_options"),
-        (ip_packet(A6, B6, 60, bytes(8) + DATAGRAM6), "ok"),  # an unknown protocol to everybody above
+        (ip_packet(A6, B6, 0, b"\x11" + bytes(7) + DATAGRAM6), "ok"),
+        (ip_packet(A6, B6, 60, b"\x11" + bytes(7) + DATAGRAM6), "ok"),
         (ip_packet(A6, B6, 1, icmpv4.echo(True, 1, 1, b"").encode()), "ip_protocol"),
         (ip_packet(A6, B6, 58, icmpv6.echo(True, 1, 1, b"x").encode(A6, B6)), "ok"),
         (ip_packet(A6, B6, 58, icmpv6.echo(True, 1, 1, b"x").encode(A6, A6)), "icmp_checksum"),
         (ip_packet(A6, B6, 44, bytes(7)), "ip_length"),
         (fragment6(bytes(16), 0, True), "ok"),
-        (fragment6(bytes(15), 0, True), "fragment_length"),
+        (fragment6(bytes(15), 0, True), "problem 0 at 4"),
         (fragment6(b"", 80, False), "fragment_length"),
         (fragment6(bytes(8), 72, True), "tiny_fragment"),
         (fragment6(bytes(16), 0, True, 6), "tiny_fragment"),
-        (fragment6(bytes(800), 65000, False), "fragment_length"),
+        (fragment6(bytes(800), 65000, False), "problem 0 at 42"),
         (fragment6(DATAGRAM6, 0, False), "ok"),
     ],
 )
@@ -126,6 +135,8 @@ def test_ipv6(packet: bytes, why: str) -> None:
     assert reason(packet) == why
 
 
+@pytest.mark.checklist(149)
+@pytest.mark.attack(20)
 def test_atomic_fragment_is_a_whole_packet() -> None:
     rx = parse(PEER, fragment6(DATAGRAM6, 0, False), Drops())
     assert rx is not None
@@ -133,12 +144,16 @@ def test_atomic_fragment_is_a_whole_packet() -> None:
     assert (rx.proto, rx.src_port, rx.dst_port, rx.transport()) == (17, 7, 9, DATAGRAM6)
 
 
+@pytest.mark.checklist(150)
+@pytest.mark.attack(3, 13)
 def test_udp_padding_is_cut_off() -> None:
     rx = parse(PEER, v4(DATAGRAM + b"padding"), Drops())
     assert rx is not None
     assert rx.transport() == DATAGRAM
 
 
+@pytest.mark.checklist(149)
+@pytest.mark.attack(14)
 def test_first_fragment_shows_ports_and_flags() -> None:
     segment = tcp_packet(1, b"x" * 12, flags=2)[20:]
     rx = parse(PEER, v4(segment, 6, frag=0x2000), Drops())

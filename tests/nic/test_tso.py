@@ -14,6 +14,7 @@ from tsnetpy.nic import gro, tso
 from tsnetpy.wire import icmpv4, ipv4, ipv6, tcp, udp
 
 
+@pytest.mark.checklist(83)
 @given(
     size=st.integers(1, 9000),
     gso=st.integers(1, 1400),
@@ -112,6 +113,7 @@ def test_udp_datagram(v6: bool) -> None:
     assert (parsed[UDP].sport, parsed[UDP].dport, bytes(parsed[UDP].payload)) == (7, 9, body)
 
 
+@pytest.mark.checklist(150)
 def test_udp_checksum_zero_becomes_ones() -> None:
     word = 0xFFFF - (int.from_bytes(A4, "big") + int.from_bytes(B4, "big") + 17 + 10 + 10 + 1 + 2) % 65535
     tx = TxPacket(A4, B4, 17, udp.UdpHeader(1, 2, 10).encode(), [word.to_bytes(2, "big")], 2)

@@ -156,6 +156,7 @@ def test_tsmp_messages() -> None:
             tsmp.decode(bad)
 
 
+@pytest.mark.attack(7)
 def test_source_routes_and_malformed_options_are_seen() -> None:
     assert not ipv4.has_source_route(b"\x01\x01\x00\x83")  # end of list, what follows does not count
     assert not ipv4.has_source_route(b"\x94\x04\x00\x00")  # router alert
@@ -174,6 +175,7 @@ def test_tcp_option_lists() -> None:
     assert not tcp.options_ok(b"\x08\x0a\x00\x00")
 
 
+@pytest.mark.attack(54)
 @given(st.binary(max_size=120))
 def test_decoders_refuse_or_return(data: bytes) -> None:
     for decode in (ipv4.decode, ipv6.decode, ipv6.decode_fragment, tcp.decode, udp.decode, icmpv4.decode, tsmp.decode):

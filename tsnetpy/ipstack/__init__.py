@@ -8,6 +8,7 @@ from .errors import InvalidPort as InvalidPort
 from .errors import MessageTooLong as MessageTooLong
 from .errors import NoRoute as NoRoute
 from .errors import NotConnected as NotConnected
+from .errors import SendAfterShutdown as SendAfterShutdown
 from .errors import SocketError as SocketError
 from .errors import TooManySockets as TooManySockets
 from .filter import DstRange as DstRange

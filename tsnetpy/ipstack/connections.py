@@ -56,6 +56,7 @@ class Connections:
         "_tcp4",
         "_tcp6",
         "_tcp_config",
+        "_time_wait",
         "_touched",
     )
 
@@ -70,6 +71,7 @@ class Connections:
         self._peer_conns: dict[PeerId, int] = {}
         self._peer_embryos: dict[PeerId, int] = {}
         self._embryos = 0
+        self._time_wait: dict[PeerId, dict[TcpSocket, None]] = {}  # oldest first
         self._touched: dict[TcpSocket, None] = {}
         self._sending: dict[TcpSocket, None] = {}
         self._heap: list[tuple[Instant, int, TcpSocket]] = []
@@ -105,7 +107,7 @@ class Connections:
         self._host.now = now
         check_port(remote.port, zero=False)
         source = self._host.pick_source(remote.ip, local.ip if local is not None else ANY)
-        if len(self._conns) >= self._host.limits.connections:
+        if len(self._conns) >= self._host.limits.connections and not self._end_time_wait(LOOPBACK_PEER, now):
             raise TooManySockets("too many TCP connections")
         addrs = remote.ip + source
         high = remote.port << 16
@@ -203,9 +205,13 @@ class Connections:
     def _syn(self, listener: TcpListenerSocket, rx: RxPacket, now: Instant) -> None:
         limits = self._host.limits
         peer = rx.peer
+        full = len(self._conns) >= limits.connections
+        mine_full = self._peer_conns.get(peer, 0) >= limits.connections_per_peer
+        if mine_full and peer not in self._time_wait:
+            self._host.drops.add("syn_limit")
+            return
         if (
-            len(self._conns) >= limits.connections
-            or self._peer_conns.get(peer, 0) >= limits.connections_per_peer
+            ((full or mine_full) and not self._end_time_wait(peer, now))
             or self._embryos >= limits.embryos
             or self._peer_embryos.get(peer, 0) >= limits.embryos_per_peer
         ):
@@ -225,6 +231,19 @@ class Connections:
         socket.embryo = True
         self._embryos += 1
         self._peer_embryos[peer] = self._peer_embryos.get(peer, 0) + 1
+
+    def _end_time_wait(self, peer: PeerId, now: Instant) -> bool:
+        """Make room: forget the connection that is longest in TIME-WAIT, one of *peer* before all others."""
+        mine = self._time_wait.get(peer)
+        if mine is None:
+            if not self._time_wait:
+                return False
+            mine = next(iter(self._time_wait.values()))
+        socket = next(iter(mine))
+        socket.connection.abort(now)  # sends nothing in TIME-WAIT
+        self._forget(socket)
+        self._touched[socket] = None
+        return True
 
     def _listener_for(self, rx: RxPacket) -> TcpListenerSocket | None:
         port = rx.dst_port
@@ -269,10 +288,14 @@ class Connections:
         touched = self._touched
         self._touched = {}
         for socket in touched:
-            bits = socket.connection.take_ready()
+            connection = socket.connection
+            bits = connection.take_ready()
             if bits:
                 self._note_bits(socket, bits)
-            self._sending[socket] = None
+            if connection.has_output:
+                self._sending[socket] = None
+            else:
+                self._rest(socket)
 
     def pull_next(self, emit: Callable[[TxPacket], None], budget: int, now: Instant) -> bool:
         """Give what one connection wants to send to *emit*; return False if no connection waits.
@@ -309,6 +332,13 @@ class Connections:
         bits = connection.take_ready()
         if bits:
             self._note_bits(socket, bits)
+        self._rest(socket)
+
+    def _rest(self, socket: TcpSocket) -> None:
+        """Leave *socket* until something happens: its next deadline goes to the heap if no earlier entry is there."""
+        connection = socket.connection
+        if connection.state is State.TIME_WAIT and not connection.readable_bytes and not socket.closed:
+            self._time_wait.setdefault(socket.peer, {})[socket] = None
         deadline = connection.next_deadline()
         if deadline is not None and (socket.armed is None or deadline < socket.armed):
             socket.armed = deadline
@@ -406,6 +436,11 @@ class Connections:
         if not socket.closed:
             socket.closed = True
             del self._conns[socket.key]
+            resting = self._time_wait.get(socket.peer)
+            if resting is not None and socket in resting:
+                del resting[socket]
+                if not resting:
+                    del self._time_wait[socket.peer]
             _decrement(self._peer_conns, socket.peer)
 
 

@@ -58,6 +58,12 @@ class NotConnected(SocketError):
     errno: ClassVar[int] = codes.ENOTCONN
 
 
+class SendAfterShutdown(SocketError):
+    """The sending direction is shut down, or the whole connection is over."""
+
+    errno: ClassVar[int] = codes.EPIPE
+
+
 class TooManySockets(SocketError):
     """A limit of the stack is reached."""
 

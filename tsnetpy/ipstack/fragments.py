@@ -12,6 +12,7 @@ from tsnetpy.base.instant import SECOND, Instant
 from tsnetpy.base.packet import PeerId
 from tsnetpy.base.stats import Drops
 from tsnetpy.nic.rx import RxPacket
+from tsnetpy.wire import ipv6
 
 from .limits import StackLimits
 
@@ -149,7 +150,9 @@ class Reassembler:
             return head[:10] + value.to_bytes(2, "big") + head[12:] + body
         head = first.raw[:40]
         self.completed += 1
-        return head[:4] + total.to_bytes(2, "big") + bytes((first.proto,)) + head[7:] + body
+        # Extension headers before the Fragment header were obeyed when each fragment came; they end here.
+        following = first.raw[first.offset - ipv6.FRAGMENT_LEN]
+        return head[:4] + total.to_bytes(2, "big") + bytes((following,)) + head[7:] + body
 
     def _open(self, key: _Key, peer: PeerId, deadline: Instant) -> _Datagram:
         """Make room under the caps and start a datagram."""

@@ -5,6 +5,7 @@ from typing import Final, final
 
 from tsnetpy.base.addr import IpBytes
 from tsnetpy.base.packet import PROTO_ICMP, PROTO_ICMPV6, TxPacket
+from tsnetpy.nic.extensions import walk
 from tsnetpy.nic.rx import RxPacket
 from tsnetpy.wire import icmpv4, icmpv6, ipv6
 
@@ -71,8 +72,17 @@ def protocol_unreachable(rx: RxPacket, ident: int) -> TxPacket | None:
     """Return the error for a transport protocol that this stack does not have."""
     if len(rx.src) == 4:
         return error_packet(rx, icmpv4.UNREACHABLE, icmpv4.CODE_PROTOCOL, 0, ident)
-    pointer = 6 if rx.offset == ipv6.HEADER_LEN else ipv6.HEADER_LEN  # where the next-header field stands
+    chain = walk(rx.raw, rx.raw[ipv6.NEXT_HEADER_AT], ipv6.HEADER_LEN, ipv6.NEXT_HEADER_AT)
+    pointer = chain.next_at
+    if chain.proto == ipv6.NEXT_FRAGMENT:
+        after = chain.at + ipv6.FRAGMENT_LEN
+        pointer = walk(rx.raw, rx.raw[chain.at], after, chain.at).next_at
     return error_packet(rx, icmpv6.PARAMETER_PROBLEM, icmpv6.CODE_UNKNOWN_NEXT_HEADER, pointer, ident)
+
+
+def parameter_problem(rx: RxPacket, ident: int) -> TxPacket | None:
+    """Return the error for an IPv6 packet whose headers cannot be obeyed (``rx.problem`` says which)."""
+    return error_packet(rx, icmpv6.PARAMETER_PROBLEM, rx.problem >> 16, rx.problem & 0xFFFF, ident)
 
 
 def reassembly_timeout(rx: RxPacket, ident: int) -> TxPacket | None:

@@ -8,11 +8,14 @@ from collections import deque
 from typing import Protocol, TypeAlias, final
 
 from tsnetpy.base.addr import Endpoint, IpBytes
+from tsnetpy.base.errors import LocalProtocolError
 from tsnetpy.base.instant import Instant
 from tsnetpy.base.packet import Buffer, PeerId
 from tsnetpy.tcp import Connection, Listener
 
-from .errors import NotConnected
+from .addresses import is_martian
+from .errors import InvalidAddress, NotConnected, SendAfterShutdown
+from .ports import check_port
 
 
 class TcpHost(Protocol):
@@ -110,9 +113,12 @@ class TcpSocket:
         """Queue bytes; return how many were taken (0 when the buffer is full: wait for WRITABLE).
 
         Raises:
-            LocalProtocolError: after :meth:`shutdown`, or when the connection is over.
+            SendAfterShutdown: after :meth:`shutdown`, or when the connection is over.
         """
-        count = self.connection.send(data, now)
+        try:
+            count = self.connection.send(data, now)
+        except LocalProtocolError as error:
+            raise SendAfterShutdown(str(error)) from error
         self._host.tcp_touched(self)
         return count
 
@@ -167,6 +173,10 @@ class TcpListenerSocket:
     def engine(self, ip: IpBytes) -> Listener:
         """Return the listener engine for the family of *ip*."""
         return self.v4 if len(ip) == 4 else self.v6
+
+    def set_backlog(self, backlog: int) -> None:
+        """Let *backlog* finished connections (at least 1) wait from now on; those that wait already stay."""
+        self.v4.backlog = self.v6.backlog = max(1, backlog)
 
     def finished(self, socket: TcpSocket) -> None:
         """Queue a connection whose handshake is over (called by the stack)."""
@@ -242,7 +252,17 @@ class UdpSocket:
         self.dropped = 0
 
     def connect(self, remote: Endpoint) -> None:
-        """Talk to *remote* only: others' datagrams are no longer received, and ICMP errors reach this socket."""
+        """Talk to *remote* only: others' datagrams are no longer received, and ICMP errors reach this socket.
+
+        Raises:
+            InvalidPort: port 0, or none at all.
+            InvalidAddress: no unicast address, or not of the bound address's family.
+        """
+        check_port(remote.port, zero=False)
+        if len(remote.ip) not in (4, 16) or is_martian(remote.ip):
+            raise InvalidAddress("the remote address is no unicast address")
+        if self.local.ip and len(self.local.ip) != len(remote.ip):
+            raise InvalidAddress("local and remote address are of different families")
         self.remote = remote
 
     def send(self, data: Buffer, now: Instant) -> None:

@@ -166,7 +166,10 @@ class Stack:
     def _dispatch(self, rx: RxPacket, now: Instant) -> None:
         """Deliver anything, from addresses that were checked."""
         proto = rx.proto
-        if rx.fragment:
+        if rx.problem >= 0:
+            self.drops.add("ip_problem")
+            self._host.send_error(icmp.parameter_problem, rx, now)
+        elif rx.fragment:
             raw = self._reassembler.add(rx, now)
             if raw is not None:
                 whole = parse(rx.peer, raw, self.drops)

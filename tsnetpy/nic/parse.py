@@ -10,9 +10,10 @@ from typing import Final
 
 from tsnetpy.base.packet import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Buffer, PeerId
 from tsnetpy.base.stats import Drops
-from tsnetpy.wire import ipv4, ipv6
+from tsnetpy.wire import icmpv6, ipv4, ipv6
 from tsnetpy.wire.checksum import raw_sum
 
+from .extensions import NO_PROBLEM, walk
 from .rx import RxPacket
 
 _V4: Final = struct.Struct("!BBHHHBBH8s")
@@ -66,7 +67,7 @@ def _parse_v4(peer: PeerId, data: Buffer, size: int, drops: Drops, verify: bool)
     rx = RxPacket(peer, addrs, proto, 0, tos, ttl)
     if frag & (ipv4.FLAG_MF | ipv4.OFFSET_MASK):
         offset = (frag & ipv4.OFFSET_MASK) * 8
-        return _fragment(rx, raw, header_len, ident, offset, bool(frag & ipv4.FLAG_MF), drops)
+        return _fragment(rx, raw, header_len, header_len, ident, offset, bool(frag & ipv4.FLAG_MF), drops)
     if proto == PROTO_ICMPV6:
         drops.add("ip_protocol")
         return None
@@ -82,37 +83,78 @@ def _parse_v6(peer: PeerId, data: Buffer, size: int, drops: Drops, verify: bool)
     if length == 0 or total > size:  # length 0 would be a jumbogram (RFC 2675) or an empty packet
         drops.add("ip_length")
         return None
-    if proto == ipv6.NEXT_HOP_BY_HOP:
-        drops.add("ip_options")
-        return None
     raw = bytes(data[:total])
     rx = RxPacket(peer, addrs, proto, 0, first >> 20 & 0xFF, hops)
-    offset = ipv6.HEADER_LEN
-    if proto == ipv6.NEXT_FRAGMENT:
-        if length < ipv6.FRAGMENT_LEN:
+    chain = walk(raw, proto, ipv6.HEADER_LEN, ipv6.NEXT_HEADER_AT)
+    if chain.proto == ipv6.NEXT_FRAGMENT and not chain.drop and chain.problem == NO_PROBLEM:
+        start = chain.at + ipv6.FRAGMENT_LEN
+        if start > total:
             drops.add("ip_length")
             return None
-        rx.proto = raw[40]
-        field = int.from_bytes(raw[42:44], "big")
-        offset += ipv6.FRAGMENT_LEN
-        if field & 0xFFF9:  # an atomic fragment is handled like any whole packet (RFC 6946)
-            ident = int.from_bytes(raw[44:48], "big")
-            return _fragment(rx, raw, offset, ident, field & 0xFFF8, bool(field & 1), drops)
+        field = int.from_bytes(raw[chain.at + 2 : chain.at + 4], "big")
+        if field & 0xFFF9:
+            return _fragment_v6(rx, raw, chain.at, field, drops)
+        # An atomic fragment is handled like any whole packet (RFC 6946).
+        chain = walk(raw, raw[chain.at], start, chain.at)
+        if chain.proto == ipv6.NEXT_FRAGMENT:
+            chain.drop = "ip_options"
+    rx.proto = chain.proto
+    if chain.drop:
+        drops.add(chain.drop)
+        return None
+    if chain.problem != NO_PROBLEM:
+        return _problem(rx, raw, chain.problem)
     if rx.proto == PROTO_ICMP:
         drops.add("ip_protocol")
         return None
-    return _transport(rx, raw, offset, drops, verify)
+    return _transport(rx, raw, chain.at, drops, verify)
+
+
+def _problem(rx: RxPacket, raw: bytes, problem: int) -> RxPacket:
+    """Return *rx* as a packet that is good only for a "parameter problem"."""
+    if rx.proto == PROTO_TCP or rx.proto == PROTO_UDP:
+        rx.proto = ipv6.NEXT_FRAGMENT  # nobody may take it for a segment
+    rx.raw = raw
+    rx.offset = ipv6.HEADER_LEN
+    rx.end = len(raw)
+    rx.problem = problem
+    return rx
+
+
+def _fragment_v6(rx: RxPacket, raw: bytes, at: int, field: int, drops: Drops) -> RxPacket | None:
+    """Check a fragment whose Fragment header stands at *at*, with *field* its offset and flags."""
+    start = at + ipv6.FRAGMENT_LEN
+    offset = field & 0xFFF8
+    more = bool(field & 1)
+    size = len(raw) - start
+    if more and size % 8:  # RFC 8200 §4.5: point at the payload length
+        return _problem(rx, raw, icmpv6.CODE_ERRONEOUS_FIELD << 16 | 4)
+    if offset + size > 0xFFFF:
+        return _problem(rx, raw, icmpv6.CODE_ERRONEOUS_FIELD << 16 | at + 2)
+    rx.proto = raw[at]
+    header_at = start
+    if not offset:
+        # The first fragment must hold the whole chain, or nobody could filter it (RFC 7112 §5).
+        chain = walk(raw, rx.proto, start, at)
+        if chain.problem != NO_PROBLEM:
+            return _problem(rx, raw, chain.problem)
+        if chain.drop or chain.proto == ipv6.NEXT_FRAGMENT:
+            drops.add("tiny_fragment")
+            return None
+        rx.proto = chain.proto
+        header_at = chain.at
+    return _fragment(rx, raw, start, header_at, int.from_bytes(raw[at + 4 : at + 8], "big"), offset, more, drops)
 
 
 def _fragment(
-    rx: RxPacket, raw: bytes, start: int, ident: int, offset: int, more: bool, drops: Drops
+    rx: RxPacket, raw: bytes, start: int, header_at: int, ident: int, offset: int, more: bool, drops: Drops
 ) -> RxPacket | None:
-    """Check the rules for one fragment whose data starts at *start* in *raw*."""
+    """Check the rules for one fragment: its data starts at *start*, a transport header in it at *header_at*."""
     size = len(raw) - start
     if size <= 0 or (more and size % 8) or offset + size > 0xFFFF:
         drops.add("fragment_length")
         return None
-    if 0 < offset < MIN_FRAGMENT_OFFSET or (offset == 0 and size < _MIN_HEADER.get(rx.proto, 1)):
+    if 0 < offset < MIN_FRAGMENT_OFFSET or (offset == 0 and len(raw) - header_at < _MIN_HEADER.get(rx.proto, 0)):
         drops.add("tiny_fragment")
         return None
     rx.raw = raw
@@ -123,9 +165,9 @@ def _fragment(
     rx.frag_offset = offset
     rx.frag_more = more
     if offset == 0 and (rx.proto == PROTO_TCP or rx.proto == PROTO_UDP):
-        rx.ports = int.from_bytes(raw[start : start + 4], "big")
+        rx.ports = int.from_bytes(raw[header_at : header_at + 4], "big")
         if rx.proto == PROTO_TCP:
-            rx.flags = raw[start + 13]
+            rx.flags = raw[header_at + 13]
     return rx
 
 

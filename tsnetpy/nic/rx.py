@@ -26,6 +26,8 @@ class RxPacket:
         end: where the transport payload ends in *raw* (a UDP length may be shorter than the packet).
         fragment: True if this is one part of a larger packet; then ``frag_id``, ``frag_offset`` (bytes) and
             ``frag_more`` say which.
+        problem: code << 16 | pointer if this is an IPv6 packet that must be answered with a "parameter problem" and is
+            of no other use; else -1.
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class RxPacket:
         "payload_len",
         "peer",
         "ports",
+        "problem",
         "proto",
         "raw",
         "run_class",
@@ -83,6 +86,7 @@ class RxPacket:
         self.frag_id = 0
         self.frag_offset = 0
         self.frag_more = False
+        self.problem = -1
         # The open run, while GRO is still joining.
         self.parts: list[bytes | bytearray | memoryview] | None = None
         self.payload_len = 0

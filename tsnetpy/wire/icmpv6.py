@@ -22,7 +22,9 @@ CODE_ADMIN_PROHIBITED: Final = 1
 CODE_ADDRESS: Final = 3
 CODE_PORT: Final = 4
 CODE_REASSEMBLY: Final = 1
+CODE_ERRONEOUS_FIELD: Final = 0
 CODE_UNKNOWN_NEXT_HEADER: Final = 1
+CODE_UNKNOWN_OPTION: Final = 2
 
 MAX_ERROR_PACKET: Final = 1280
 """An error with its quote and IPv6 header stays within the minimum MTU (RFC 4443 §2.4 c)."""

@@ -11,6 +11,8 @@ from tsnetpy.base.packet import Buffer
 HEADER_LEN: Final = 40
 FRAGMENT_LEN: Final = 8
 MIN_MTU: Final = 1280
+NEXT_HEADER_AT: Final = 6
+"""Where the fixed header names what follows it."""
 
 NEXT_HOP_BY_HOP: Final = 0
 NEXT_ROUTING: Final = 43
