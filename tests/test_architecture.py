@@ -8,7 +8,7 @@ PKG = "tsnetpy"
 ROOT = pathlib.Path(__file__).parents[1] / PKG
 LAYERS: list[set[str]] = [  # top first; a package may import only packages of LOWER rows (siblings are strangers)
     {"cli", "testing"},
-    {"ssh", "serve", "localapi", "coordinator"},
+    {"ssh", "serve", "localapi", "coordinator", "wireguard"},
     {"node"},
     {"control", "magicsock", "netstack"},
     {"runtime"},

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tsnetpy.base.version import VERSION
 from tsnetpy.coordinator import serve as coordinator
 
-from . import ip, nc, ping, ssh, status, up
+from . import ip, nc, ping, ssh, status, up, wg
 
 _EPILOG = """\
 exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 refused by the coordination server, 4 coordination server
@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tsnetpy {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (up, status, ip, ping, nc, ssh):
+    for module in (up, status, ip, ping, nc, ssh, wg):
         module.register(commands)
     box = commands.add_parser("coordinator", help="run and manage a small coordination server of your own")
     coordinator.add_arguments(box)
