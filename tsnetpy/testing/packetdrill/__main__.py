@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-D", dest="defines", action="append", default=[], metavar="NAME=VALUE", help="replace a word")
     parser.add_argument("--no-passes", action="store_true", help="list only what failed or was skipped")
     parser.add_argument("--no-skips", action="store_true", help="do not list what was skipped")
+    parser.add_argument("--trace", action="store_true", help="show the packets of scripts that failed")
     args = parser.parse_args(argv)
     wanted = args.variant or ["plain"]
     variants = [variant for variant in VARIANTS if "all" in wanted or variant.name in wanted]
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no such file or folder: {missing[0]}")
     results = run_all(args.paths, variants, defines)
     shown = [result for result in results if not (args.no_skips and result.status == "skip")]
-    sys.stdout.write(table(shown, with_passes=not args.no_passes))
+    sys.stdout.write(table(shown, with_passes=not args.no_passes, with_traces=args.trace))
     return 1 if any(result.status == "fail" for result in results) else 0
 
 

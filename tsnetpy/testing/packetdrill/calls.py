@@ -385,7 +385,7 @@ class Calls:
         return Outcome(0)
 
     def poll(self, call: Call, now: Instant) -> Outcome | None:
-        """poll([{fd, events, revents}], count, timeout): every stated revents must agree; a timeout must be 0 or end."""
+        """poll([{fd, events, revents}], count, timeout): every stated revents must agree."""
         entries = call.arguments[0]
         if not isinstance(entries, tuple):
             raise Unsupported("poll without a list")

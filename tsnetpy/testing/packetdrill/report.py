@@ -1,6 +1,7 @@
 """Runs many scripts and says how they went."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from .runner import DEFINES, Result, run_file
@@ -26,12 +27,12 @@ def run_all(
     for name, path in find_scripts(paths):
         for variant in chosen:
             result = run_file(path, variant, defines)
-            results.append(Result(name, result.variant, result.status, result.reason, result.line))
+            results.append(replace(result, name=name))
     return results
 
 
-def table(results: Iterable[Result], *, with_passes: bool = True) -> str:
-    """Return *results* as lines of text, with the counts at the end."""
+def table(results: Iterable[Result], *, with_passes: bool = True, with_traces: bool = False) -> str:
+    """Return *results* as lines of text, with the counts at the end; traces are those of failures."""
     rows = list(results)
     width = max((len(row.name) for row in rows), default=0)
     kind = max((len(row.variant) for row in rows), default=0)
@@ -41,6 +42,8 @@ def table(results: Iterable[Result], *, with_passes: bool = True) -> str:
             continue
         where = f"line {row.line}: " if row.line else ""
         lines.append(f"{row.name:<{width}}  {row.variant:<{kind}}  {row.status}  {where}{row.reason}".rstrip())
+        if with_traces and row.status == "fail":
+            lines += [f"    {line}" for line in row.trace]
     for variant in dict.fromkeys(row.variant for row in rows):
         counts = {s: sum(r.variant == variant and r.status == s for r in rows) for s in ("pass", "fail", "skip")}
         lines.append(f"{variant}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))

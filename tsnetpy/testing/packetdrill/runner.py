@@ -6,11 +6,11 @@ they are what the script writes. Not compared: PSH, padding between options, and
 length of their tick.
 """
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-import re
 from typing import Final, final
 
 from tsnetpy.base.addr import parse_ip
@@ -43,7 +43,7 @@ from .script import (
     Unsupported,
 )
 from .settings import VARIANTS, Settings, Variant, max_segment, mid_script, settings_for
-from .wire import Flow, Live, LiveOther, decode_options, describe, flag_bits, flag_text, option_text, pattern
+from .wire import Flow, Live, LiveOther, describe, flag_bits, option_text, pattern
 
 _PEER: Final[PeerId] = b"\x0b" * 32
 _START: Final[Instant] = 1000 * SECOND
@@ -83,6 +83,7 @@ class Result:
         status: "pass", "fail" or "skip".
         reason: why not "pass".
         line: where, 0 if nowhere in particular.
+        trace: every packet that went in or came out, with the time in seconds.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Result:
     status: str
     reason: str = ""
     line: int = 0
+    trace: tuple[str, ...] = ()
 
 
 def run_file(path: Path, variant: Variant = VARIANTS[0], defines: Mapping[str, str] = DEFINES) -> Result:
@@ -103,22 +105,23 @@ def run_text(
     """Run the script *text*; never raises for what is in it."""
     for word, value in defines.items():
         text = re.sub(rf"\b{re.escape(word)}\b", value, text)
+    run: _Run | None = None
+    status, reason, line = "pass", "", 0
     try:
         script = parse(text)
-        settings = settings_for(script, variant)
         try:
-            run = _Run(script, settings, variant, _START)
+            run = _Run(script, settings_for(script, variant), variant, _START)
             run.play()
         except _Restart as restart:
             run = _Run(script, settings_for(script, variant), variant, _START + restart.shift)
             run.play()
     except ScriptError as error:
-        return Result(name, variant.name, "skip", f"not understood: {error}", error.line)
+        status, reason, line = "skip", f"not understood: {error}", error.line
     except Unsupported as error:
-        return Result(name, variant.name, "skip", f"unsupported: {error}", error.line)
+        status, reason, line = "skip", f"unsupported: {error}", error.line
     except Mismatch as error:
-        return Result(name, variant.name, "fail", str(error), error.line)
-    return Result(name, variant.name, "pass")
+        status, reason, line = "fail", str(error), error.line
+    return Result(name, variant.name, status, reason, line, tuple(run.trace) if run is not None else ())
 
 
 @final
@@ -154,6 +157,9 @@ class _Run:
         self._blocked: _Blocked | None = None
         self._dead = False
         self._drops = Drops()
+        self._poked = False  # something happened that may let a blocked call go on
+        self._sacked: list[tuple[int, int]] = []
+        self.trace: list[str] = []
 
     # -- the script --------------------------------------------------------------------------------------------------
 
@@ -240,18 +246,17 @@ class _Run:
         except LocalProtocolError as error:
             return Outcome(-1, str(error))
 
-    def _retry_blocked(self) -> bool:
-        """Try the blocked call again; return whether it is done now."""
+    def _retry_blocked(self) -> None:
+        """Try the blocked call again."""
         blocked = self._blocked
         if blocked is None:
-            return False
+            return
         outcome = self._attempt(blocked.call, False)
         if outcome is None:
-            return False
+            return
         self._blocked = None
         self._check_moment(self.now, blocked.due, blocked.due, f"{blocked.call.name} (line {blocked.line}) returned")
         self._check_outcome(blocked.call, outcome)
-        return True
 
     def _finish_blocked(self) -> None:
         blocked = self._blocked
@@ -274,7 +279,11 @@ class _Run:
 
     def _inject(self, packet: Packet) -> None:
         spec = packet.spec
+        self._note(f"< {_spec_text(packet)}")
         if isinstance(spec, TcpSpec):
+            if isinstance(spec.options, tuple):
+                edges = [n for option in spec.options if option.name == "sack" for n in option.numbers]
+                self._sacked += zip(edges[::2], edges[1::2])
             cut = self._settings.packet_mss
             if not cut and not self._variant.gro:
                 cut = 1000
@@ -283,12 +292,16 @@ class _Run:
             packets = self._flow.build_udp(spec.length)
         else:
             packets = self._flow.build_icmp(spec, PROTO_UDP if self._calls.protocol_udp else PROTO_TCP)
+        self._poked = True
         batch: list[tuple[PeerId, Buffer]] = [(_PEER, data) for data in packets]
         if self._variant.gro:
             self._stack.ingress(gro.coalesce(batch, self._drops), self.now)
         else:
             for single in batch:
                 self._stack.ingress(gro.coalesce([single], self._drops), self.now)
+
+    def _note(self, text: str) -> None:
+        self.trace.append(f"{(self.now - self._start) / SECOND:9.4f} {text}")
 
     # -- time and packets out ----------------------------------------------------------------------------------------
 
@@ -299,11 +312,15 @@ class _Run:
                 for unit in units:
                     live = self._flow.read(unit, self.now)
                     self._place_isn(live)
+                    self._note(f"> {describe(live) if isinstance(live, Live) else f'protocol {live.proto}'}")
                     if not self._dead:
                         self._sent.append(live)
-            self._stack.take_ready()
-            if not self._retry_blocked():
+            if self._stack.take_ready():
+                self._poked = True
+            if not self._poked:
                 return
+            self._poked = False
+            self._retry_blocked()
         raise Mismatch("the stack never comes to rest")
 
     def _place_isn(self, live: Live | LiveOther) -> None:
@@ -326,6 +343,7 @@ class _Run:
     def _tick(self, deadline: Instant) -> None:
         self.now = max(self.now, deadline)
         self._stack.handle_deadline(self.now)
+        self._poked = True
 
     def _advance_to_packet(self, until: Instant, count: int) -> None:
         """Let time pass until more than *count* segments wait, at most up to *until*."""
@@ -418,7 +436,7 @@ class _Run:
         wanted = flag_bits(spec.flags)
         if (live.flags ^ wanted) & ~_IGNORED_FLAGS:
             raise Mismatch(f"expected {_tcp_text(spec)}, sent {describe(live)}")
-        if live.seq != spec.seq & 0xFFFFFFFF or len(live.payload) != spec.length:
+        if live.seq != spec.seq & 0xFFFFFFFF or not self._length_fits(live, spec):
             raise Mismatch(f"expected {_tcp_text(spec)}, sent {describe(live)}")
         if spec.ack is not None and live.flags & ACK and live.ack != spec.ack & 0xFFFFFFFF:
             raise Mismatch(f"expected {_tcp_text(spec)}, sent {describe(live)}")
@@ -428,6 +446,13 @@ class _Run:
             raise Mismatch(f"wrong bytes in {describe(live)}")
         if isinstance(spec.options, tuple):
             self._compare_options(live, [o for o in spec.options if o.name not in ("nop", "eol")])
+
+    def _length_fits(self, live: Live, spec: TcpSpec) -> bool:
+        """Compare lengths. Linux repeats whole segments; what the peer holds already may be left out at the end."""
+        if len(live.payload) == spec.length:
+            return True
+        end = spec.seq + len(live.payload)
+        return bool(live.payload) and end < spec.end and any(a <= end and spec.end <= b for a, b in self._sacked)
 
     def _compare_options(self, live: Live, wanted: list[Option]) -> None:
         same = len(wanted) == len(live.options)
@@ -456,7 +481,9 @@ class _Run:
             raise Mismatch(f"expected no TCP, sent {describe(head)}")
         if isinstance(spec, UdpSpec):
             if head.proto != PROTO_UDP or len(head.body) - 8 != spec.length:
-                raise Mismatch(f"expected udp ({spec.length}), sent {len(head.body) - 8} bytes of protocol {head.proto}")
+                raise Mismatch(
+                    f"expected udp ({spec.length}), sent {len(head.body) - 8} bytes of protocol {head.proto}"
+                )
             return
         kind, code = self._flow.describe_icmp(spec)
         if head.proto not in (PROTO_ICMP, PROTO_ICMPV6) or (head.body[0], head.body[1]) != (kind, code):

@@ -92,6 +92,7 @@ def linux_like() -> TcpConfig:
         snd_buf=256 << 10,
         snd_buf_max=4 << 20,
         nodelay=False,
+        delayed_ack=0,  # Linux starts in quick-ack mode, and no public script leaves it
         congestion="cubic" if _has_congestion_control("cubic") else "reno",
         syn_retries=5,
         time_wait=60 * SECOND,
@@ -183,12 +184,14 @@ def _from_calls(script: Script, settings: Settings) -> None:
         if not isinstance(call, Call) or call.name != "setsockopt" or len(call.arguments) < 4:
             continue
         option = name_of(call.arguments[2])
+        if option not in ("SO_SNDBUF", "SO_RCVBUF"):
+            continue
         value = _single(call.arguments[3])
         if option == "SO_SNDBUF":
             # Linux doubles the number and charges about one and a half bytes for each byte of payload.
             size = value * 4 // 3
             settings.config = replace(settings.config, snd_buf=size, snd_buf_max=size)
-        elif option == "SO_RCVBUF":
+        else:
             settings.config = replace(settings.config, rcv_buf=value, rcv_buf_max=max(value, 65536))
 
 

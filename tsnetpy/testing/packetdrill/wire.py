@@ -161,9 +161,7 @@ class Flow:
     def build(self, spec: TcpSpec, cut: int, tos: int) -> list[bytes]:
         """Return the IP packets for an injected segment, its data cut at *cut* bytes unless that is 0."""
         flags = flag_bits(spec.flags)
-        ack = 0
-        if spec.ack is not None:
-            ack = (spec.ack + (self.our_isn or 0)) & _MASK
+        ack = ((spec.ack or 0) + (self.our_isn or 0)) & _MASK if flags & ACK else 0
         if not isinstance(spec.options, tuple):
             raise Unsupported("<...> in an injected packet")
         header = tcp_wire.encode_header(
@@ -238,7 +236,9 @@ class Flow:
         seq = (header.seq - (self.our_isn or 0)) & _MASK
         ack = (header.ack - self.peer_isn) & _MASK if header.flags & ACK else 0
         options = [
-            Option("sack", tuple((n - self.peer_isn) & _MASK for n in option.numbers)) if option.name == "sack" else option
+            Option("sack", tuple((n - self.peer_isn) & _MASK for n in option.numbers))
+            if option.name == "sack"
+            else option
             for option in decode_options(header.options)
         ]
         return Live(now, header.flags, seq, ack, header.window, options, payload, unit.gso_size, unit.tos)
