@@ -433,13 +433,10 @@ def _size(call: Call, at: int) -> int:
 
 
 def _one(value: Value) -> int:
-    if isinstance(value, tuple) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, Name) and len(value.parts) == 1:
-        return 0
-    if not isinstance(value, int):
+    inner = value[0] if isinstance(value, tuple) and value else value
+    if not isinstance(inner, int):
         raise Unsupported("a value that is no number")
-    return value
+    return inner
 
 
 def _mask(value: Value | None) -> int:

@@ -58,7 +58,6 @@ class _Cursor:
     def line(self) -> int:
         return self.text.count("\n", 0, self.at) + 1
 
-    @property
     def done(self) -> bool:
         return self.at >= len(self.text)
 
@@ -142,10 +141,10 @@ def parse(text: str) -> Script:
         script.options[option.group(1)] = (option.group(2) or "").strip('"')
     if cursor.take("`"):
         script.init = cursor.until("`")
-    while not cursor.done:
+    while not cursor.done():
         if cursor.take("`"):  # without a time: the cleanup, which has nothing to clean up here
             cursor.until("`")
-            if not cursor.done:
+            if not cursor.done():
                 raise cursor.fail("the end of the script")
             break
         line = cursor.line

@@ -21,8 +21,8 @@ from tsnetpy.base.stats import Drops
 from tsnetpy.ipstack import Stack
 from tsnetpy.nic import gro
 from tsnetpy.tcp.flags import ACK, FIN, PSH, SYN
+from tsnetpy.testing.entropy import SeededEntropy
 
-from ..entropy import SeededEntropy
 from .asserts import check, tcp_info
 from .calls import CallMismatch, Calls, Outcome
 from .parser import parse

@@ -1,4 +1,4 @@
-"""What a script is made of, once parsed. Times are nanoseconds, sequence numbers those of the script (each side at 0)."""
+"""What a script is made of, once parsed. Times are nanoseconds; sequence numbers start at 0 on each side."""
 
 import enum
 from dataclasses import dataclass, field
@@ -101,7 +101,7 @@ class Option:
 
 @dataclass(slots=True, frozen=True)
 class TcpSpec:
-    """A TCP packet as written. *ack*, *win*, *urg* are ``None`` and *options* is ANY where the script leaves them open."""
+    """A TCP packet as written: ``None`` (and ANY for the options) where the script leaves something open."""
 
     flags: str
     seq: int

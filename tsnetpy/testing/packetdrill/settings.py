@@ -202,20 +202,20 @@ def name_of(value: Value) -> str:
 
 
 def _single(value: Value) -> int:
-    if isinstance(value, tuple) and len(value) == 1:
-        value = value[0]
-    if not isinstance(value, int):
+    inner = value[0] if isinstance(value, tuple) and value else value
+    if not isinstance(inner, int):
         raise Unsupported("a socket option that is no number")
-    return value
+    return inner
 
 
 def max_segment(script: Script) -> int:
     """Return the TCP_MAXSEG that the script sets, or 0."""
     for event in script.events:
         call = event.action
-        if isinstance(call, Call) and call.name == "setsockopt" and len(call.arguments) >= 4:
-            if name_of(call.arguments[2]) == "TCP_MAXSEG":
-                return _single(call.arguments[3])
+        if not isinstance(call, Call) or call.name != "setsockopt" or len(call.arguments) < 4:
+            continue
+        if name_of(call.arguments[2]) == "TCP_MAXSEG":
+            return _single(call.arguments[3])
     return 0
 
 

@@ -235,12 +235,10 @@ class Flow:
             self.our_isn = header.seq
         seq = (header.seq - (self.our_isn or 0)) & _MASK
         ack = (header.ack - self.peer_isn) & _MASK if header.flags & ACK else 0
-        options = [
-            Option("sack", tuple((n - self.peer_isn) & _MASK for n in option.numbers))
-            if option.name == "sack"
-            else option
-            for option in decode_options(header.options)
-        ]
+        options = decode_options(header.options)
+        for at, option in enumerate(options):
+            if option.name == "sack":
+                options[at] = Option("sack", tuple((n - self.peer_isn) & _MASK for n in option.numbers))
         return Live(now, header.flags, seq, ack, header.window, options, payload, unit.gso_size, unit.tos)
 
     def note_timestamp(self, script_val: int, live_val: int) -> None:
