@@ -7,33 +7,37 @@ T = TypeVar("T")
 
 
 class Ring(Generic[T]):
-    """A FIFO of at most *capacity* items; pushing into a full one drops the oldest."""
+    """A FIFO of at most *capacity* items; pushing into a full one drops the oldest.
 
-    __slots__ = ("_items", "capacity", "dropped")
+    Attributes:
+        items: what is queued; to be looked at only (``if ring.items`` is the cheapest way to ask).
+    """
+
+    __slots__ = ("capacity", "dropped", "items")
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError("a ring needs room for one item")
-        self._items: deque[T] = deque()
+        self.items: deque[T] = deque()
         self.capacity = capacity
         self.dropped = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def push(self, item: T) -> T | None:
         """Append *item*; return the oldest one if it had to make room."""
         victim: T | None = None
-        if len(self._items) >= self.capacity:
-            victim = self._items.popleft()
+        if len(self.items) >= self.capacity:
+            victim = self.items.popleft()
             self.dropped += 1
-        self._items.append(item)
+        self.items.append(item)
         return victim
 
     def pop(self) -> T | None:
         """Remove and return the oldest item, or ``None``."""
-        return self._items.popleft() if self._items else None
+        return self.items.popleft() if self.items else None
 
     def clear(self) -> None:
         """Forget everything (not counted as drops)."""
-        self._items.clear()
+        self.items.clear()

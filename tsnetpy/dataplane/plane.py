@@ -200,9 +200,8 @@ class DataPlane:
         device = self._device
         return (
             self.stack.pending
+            or bool(self._own_packets.items or self._events.items)
             or (device is not None and device.pending)
-            or len(self._own_packets) > 0
-            or len(self._events) > 0
         )
 
     def to_underlay(self, now: Instant) -> list[tuple[PeerId, TxBatch]]:
@@ -210,7 +209,7 @@ class DataPlane:
         device = self._device
         stack = self.stack
         rounds = _EMPTY_ROUNDS
-        while rounds and (stack.pending or len(self._own_packets)):
+        while rounds and (stack.pending or self._own_packets.items):
             rounds -= 1
             units = stack.egress(now)
             while (own := self._own_packets.pop()) is not None:

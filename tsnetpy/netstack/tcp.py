@@ -10,7 +10,7 @@ from typing import Any, Final, final
 import anyio
 from anyio import BrokenResourceError, BusyResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import ByteStream, Listener, SocketAttribute, TaskGroup
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from tsnetpy.base.addr import Endpoint, IpBytes, format_ip
 from tsnetpy.base.errors import LocalProtocolError
@@ -85,36 +85,45 @@ class TcpStream(ByteStream):
         """
         if max_bytes < 1:
             raise ValueError("max_bytes must be positive")
-        await checkpoint_if_cancelled()
         if self._receiving:
+            await checkpoint_if_cancelled()
             raise BusyResourceError("receiving from")
         self._receiving = True
         waited = False
+        connection = self._socket.connection
         try:
             while True:
                 if self._closed or self._pump.stopped:
+                    if not waited:
+                        await checkpoint_if_cancelled()
                     raise ClosedResourceError
-                connection = self._socket.connection
+                if not (
+                    connection.readable_bytes
+                    or connection.eof_received
+                    or connection.error is not None
+                    or connection.state is State.CLOSED
+                ):
+                    self._reader = anyio.Event()
+                    waited = True
+                    await self._reader.wait()
+                    continue
+                if not waited:
+                    # Before taking anything: a cancellation here loses nothing, so it need not be kept out.
+                    waited = True
+                    await checkpoint()
+                    continue
                 if connection.readable_bytes:
                     now = self._pump.now()
                     data = self._socket.read(max_bytes, now)
                     # Reading opens the receive window; only if the engine wants to say so there is something to send.
                     if connection.tcb.ack_now:
                         self._pump.flush(now)
-                    if not waited:
-                        await cancel_shielded_checkpoint()
                     return data
                 if connection.error is not None:
                     raise broken(connection.error)
                 if connection.eof_received:
-                    if not waited:
-                        await cancel_shielded_checkpoint()
                     raise EndOfStream
-                if connection.state is State.CLOSED:
-                    raise broken("reset")
-                self._reader = anyio.Event()
-                waited = True
-                await self._reader.wait()
+                raise broken("reset")
         finally:
             self._receiving = False
             self._reader = None
@@ -152,7 +161,7 @@ class TcpStream(ByteStream):
                 taken += count
                 if taken == total:
                     if not waited:
-                        await cancel_shielded_checkpoint()
+                        await checkpoint()
                     return
                 if self._socket.send_space:
                     view = memoryview(item)[taken:]

@@ -230,7 +230,7 @@ class Device:
     @property
     def pending(self) -> bool:
         """Whether :meth:`take_outgoing` or :meth:`next_event` have something to return."""
-        return len(self._outgoing) > 0 or len(self._events) > 0
+        return bool(self._outgoing.items or self._events.items)
 
     def take_outgoing(self) -> list[tuple[PeerId, TxBatch]]:
         """Return what must go to peers, in order; the caller picks the path."""
