@@ -44,6 +44,11 @@ interop: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.compare $(ARGS)
 
+# Coverage-guided fuzzing of the packet path for 60 s; seeded random packets where atheris has no wheel.
+fuzz: $(STAMP)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	$(BIN)/python -m tests.fuzz.fuzz_ingress $(or $(ARGS),60)
+
 # Which numbers of docs/checklist.md have no test.
 checklist: $(STAMP)
 	$(BIN)/python tools/checklist.py $(ARGS)
