@@ -7,7 +7,7 @@ module seals, opens, sends and receives. The packet path is synchronous: the rea
 
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, final
 
@@ -32,7 +32,7 @@ from tsnetpy.disco.endpoints import TypedEndpoint, gather
 from tsnetpy.disco.netcheck import Report
 from tsnetpy.disco.paths import PathPeer, Paths, UserPong
 from tsnetpy.disco.peer import SESSION_TIMEOUT
-from tsnetpy.runtime.clock import monotonic_ns
+from tsnetpy.runtime.clock import loop_clock, monotonic_ns
 from tsnetpy.runtime.queues import Kick
 from tsnetpy.runtime.udp import Received, UdpPort, UdpSocket
 from tsnetpy.runtime.underlay import (
@@ -115,6 +115,7 @@ class MagicSock:
         self._port: UdpPort | None = None
         self._stun: StunProber | None = None
         self._deliver: Deliver | None = None
+        self._clock: Callable[[], Instant] = monotonic_ns
         self._derp_map = DerpMap()
         self._report = Report()
         self._timer = Kick()
@@ -167,7 +168,7 @@ class MagicSock:
         if port is None:
             self.drops.add("not_running")
             return
-        now = monotonic_ns()
+        now = self._clock()
         self._last_active = now
         route = self._paths.route(peer, len(batch.data), now)
         if route is None:
@@ -256,6 +257,7 @@ class MagicSock:
         if self._port is not None:
             raise RuntimeError("this underlay is already running")
         self._deliver = deliver
+        self._clock = loop_clock()
         if self._want_udp:
             port = UdpPort.open(self._requested_port, ipv6=self._want_ipv6 and has_ipv6(), offload=self._offload)
         else:
@@ -417,12 +419,12 @@ class MagicSock:
     # -- receiving ----------------------------------------------------------------------------------------------
 
     async def _read(self, sock: UdpSocket) -> None:
-        while True:
-            # This lets other tasks run even if there is more to read: a flood must not starve the applications.
-            await sock.wait_readable()
+        def take() -> None:
             batches = sock.receive()
             if batches:
-                self._receive_udp(batches, monotonic_ns())
+                self._receive_udp(batches, self._clock())
+
+        await sock.run_reader(take)
 
     def _receive_udp(self, batches: list[Received], now: Instant) -> None:
         deliver = self._deliver

@@ -17,7 +17,7 @@ from tsnetpy.base.instant import SECOND, Instant
 from tsnetpy.base.packet import Buffer
 from tsnetpy.dataplane import DataPlane, DataPlaneConfig
 from tsnetpy.ipstack import Socket, TcpSocket
-from tsnetpy.runtime.clock import monotonic_ns, wall_ns
+from tsnetpy.runtime.clock import loop_clock, monotonic_ns, wall_ns
 from tsnetpy.runtime.underlay import PathId, Underlay
 from tsnetpy.tcp import State
 
@@ -118,6 +118,8 @@ class Pump:
         if self._running:
             raise RuntimeError("the pump is already running")
         self._running = True
+        if self._clock is monotonic_ns:
+            self._clock = loop_clock()
         try:
             self.dataplane.wall_offset_ns = wall_ns() - self.now()
             self.turn(self.now())

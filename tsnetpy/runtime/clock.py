@@ -5,15 +5,27 @@ loop) sees virtual time everywhere. Wall time is only for TAI64N stamps and cert
 """
 
 import time
+from collections.abc import Callable
 
 import anyio
 
 from tsnetpy.base.instant import SECOND, Duration, Instant
 
+from .loop import native_loop
+
 
 def monotonic_ns() -> Instant:
     """Return the event loop's monotonic time; only callable inside a running loop."""
     return int(anyio.current_time() * 1e9)
+
+
+def loop_clock() -> Callable[[], Instant]:
+    """Return what :func:`monotonic_ns` is in the running event loop, without looking the loop up at each call."""
+    loop = native_loop()
+    if loop is None:
+        return monotonic_ns
+    seconds = loop.time
+    return lambda: int(seconds() * 1e9)
 
 
 def wall_ns() -> int:

@@ -10,6 +10,7 @@ import errno
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import Final, NamedTuple, final
 
 import anyio
@@ -18,6 +19,8 @@ from tsnetpy.base.addr import Endpoint
 from tsnetpy.base.packet import Buffer
 from tsnetpy.base.ring import Ring
 from tsnetpy.base.stats import Drops
+
+from .loop import Reader
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -78,6 +81,7 @@ class UdpSocket:
         self._sources: dict[tuple[str, int], Endpoint] = {}
         self._targets: dict[Endpoint, tuple[str, int]] = {}
         self._no_gso: set[Endpoint] = set()
+        self._reader: Reader | None = None
         sock.setblocking(False)
         _enlarge_buffers(sock)
         if self.gso:
@@ -97,6 +101,21 @@ class UdpSocket:
     async def wait_readable(self) -> None:
         """Wait until there is something to receive."""
         await anyio.wait_readable(self.sock)
+
+    async def run_reader(self, on_readable: Callable[[], None]) -> None:
+        """Call *on_readable*, which should :meth:`receive`, whenever there is something to receive.
+
+        Once per turn of the event loop, however much there is: a flood must not starve the applications.
+
+        Raises:
+            anyio.ClosedResourceError: the socket was closed.
+            Exception: what *on_readable* raised.
+        """
+        self._reader = Reader(self.sock.fileno(), on_readable)
+        try:
+            await self._reader.run()
+        finally:
+            self._reader = None
 
     def receive(self) -> list[Received]:
         """Return what the kernel holds, up to the size of the receive buffer; empty if there is nothing.
@@ -268,6 +287,8 @@ class UdpSocket:
         """Close the socket; tasks that wait on it are woken first."""
         if self.sock.fileno() >= 0:
             anyio.notify_closing(self.sock)
+            if self._reader is not None:
+                self._reader.close()
             self.sock.close()
 
 
