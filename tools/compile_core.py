@@ -39,7 +39,7 @@ PACKAGES = [
 ]
 """The sans-IO packages, bottom first. ``tailcfg`` is absent: its types are msgspec Structs, made by a metaclass."""
 
-USERS = ["tailcfg", "magicsock", "netstack", "node", "control", "testing"]
+USERS = ["tailcfg", "magicsock", "netstack", "node", "control", "wireguard", "testing"]
 """Interpreted packages whose tests run on the compiled core as well: they call it in every way that a program does."""
 
 INTERPRETED = {
