@@ -237,6 +237,7 @@ class Pipe:
         sources = [memoryview(data_a), memoryview(data_b)]
         sent = [0, 0]
         got: list[list[bytes]] = [[], []]
+        count = [0, 0]
         done = [False, False]
         until = self.now + limit
         while True:
@@ -254,7 +255,8 @@ class Pipe:
                     conn.shutdown(self.now)
                 while data := conn.read(1 << 20, self.now):
                     got[side].append(data)
-            complete = [sum(map(len, got[1 - side])) >= len(sources[side]) for side in (0, 1)]
+                    count[side] += len(data)
+            complete = [count[1 - side] >= len(sources[side]) for side in (0, 1)]
             if all(complete) and (not close or (self.a.eof_received and self.b.eof_received)):
                 self.flush()
                 return b"".join(got[1]), b"".join(got[0])

@@ -182,7 +182,7 @@ def test_fin_is_retransmitted() -> None:
 
 
 def test_timeout_shrinks_to_one_packet_and_resends_in_slow_start() -> None:
-    script = Script.established()
+    script = Script.established(TcpConfig(congestion="reno"))
     script.conn.send(blob(10 * MSS), script.now)
     script.out()
     out = script.wait(300 * MILLISECOND)
@@ -254,7 +254,7 @@ def test_rto_follows_a_table_of_samples() -> None:
 
 
 def test_third_duplicate_ack_resends_once_and_limited_transmit_keeps_the_clock() -> None:
-    script = Script.established()
+    script = Script.established(TcpConfig(congestion="reno"))
     script.conn.send(blob(30 * MSS), script.now)
     script.out()
     for expected in (11, 12):

@@ -32,8 +32,10 @@ class TcpConfig:
     sack: bool = True
     initial_window_packets: int = 10
     """RFC 6928."""
-    congestion: str = "reno"
-    """A name in ``tcp.congestion.registry``."""
+    congestion: str = "cubic"
+    """A name in ``tcp.congestion.registry``: "cubic" (RFC 9438) or "reno" (RFC 5681)."""
+    pacing: bool = True
+    """Spread a window over the round trip on paths of more than 3 ms, in steps of two milliseconds' worth."""
     delayed_ack: Duration = 40 * MILLISECOND
     quick_acks: int = 16
     """That many full packets are acknowledged without delay: the peer is in slow start. Small ones are requests, whose

@@ -22,7 +22,7 @@ from .seqnum import HALF32, MASK32, from_wire, not_older
 from .states import CAN_RECEIVE, CAN_TRANSMIT, HANDSHAKE, State
 from .stats import TcpInfo
 from .tcb import Tcb
-from .timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PERSIST, REORDER, RETRANSMIT, TIME_WAIT, USER_TIMEOUT
+from .timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, TIME_WAIT, USER_TIMEOUT
 
 _ONLY_ACK: Final = FIN | SYN | RST | ACK | URG
 _CHALLENGE_INTERVAL: Final = 500 * MILLISECOND
@@ -662,6 +662,8 @@ class Connection:
             due = at[REORDER]
             at[REORDER] = NEVER
             self._sender.on_reorder_timer(due)
+        if at[PACING] <= now:
+            at[PACING] = NEVER
         if at[DELAYED_ACK] <= now:
             at[DELAYED_ACK] = NEVER
             self._receiver.on_ack_timer()

@@ -22,6 +22,12 @@ from .timers import LINGER, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, USER_TI
 from .undo import F_RTO_NEW_DATA, F_RTO_OFF
 
 _NOT_TIMED: Final = -1
+_LEAST_PACED_RTT: Final = 3 * MILLISECOND
+"""On a faster path a timer is coarser than what it would have to space out."""
+_PACING_STEP: Final = 2 * MILLISECOND
+_PACING_CREDIT: Final = 4 * MILLISECOND
+"""A timer that fires late may be made up for that much."""
+_LEAST_STEP_PACKETS: Final = 10
 _LEAST_PROBE_TIMEOUT: Final = 10 * MILLISECOND
 """Below this a late event loop would look like a lost tail."""
 
@@ -42,6 +48,7 @@ class Sender:
     __slots__ = (
         "_emitter",
         "_last_send",
+        "_pace_at",
         "_probe_at",
         "_probe_end",
         "_probe_resent",
@@ -83,6 +90,7 @@ class Sender:
         self._timed_end = _NOT_TIMED
         self._timed_at: Instant = 0
         self._last_send: Instant = 0
+        self._pace_at: Instant = 0
         self._small_end = tcb.iss
         self._used_until = tcb.iss
         self._want_space = False
@@ -366,6 +374,21 @@ class Sender:
         most = mss * max(1, min(config.max_gso_packets, config.max_gso_bytes // mss))
         count = config.max_segments_per_call
         sent_before = len(out)
+        step = rate = cycle = 0
+        if config.pacing and self.rtt.min_rtt > _LEAST_PACED_RTT:
+            if self._pace_at > now:
+                tcb.timers.at[PACING] = self._pace_at
+                return
+            # Twice the rate of the window in slow start, else five quarters of it (as Linux has it).
+            quarters = 8 if cc.cwnd < cc.ssthresh else 5
+            rate = cc.cwnd * quarters
+            cycle = self.rtt.srtt << 2
+            step = rate * _PACING_STEP // cycle
+            step = max(step - step % mss, _LEAST_STEP_PACKETS * mss)
+            if step < most:
+                most = step
+            if self._pace_at < now - _PACING_CREDIT:
+                self._pace_at = now - _PACING_CREDIT
         while pending > 0 and len(out) < count:
             room = window_room if window_room < congestion_room else congestion_room
             if pending <= room:
@@ -389,6 +412,12 @@ class Sender:
             pending -= size
             window_room -= size
             congestion_room -= size
+            if step:
+                self._pace_at += size * cycle // rate
+                if self._pace_at > now:
+                    if pending > 0 and window_room > 0 and congestion_room >= mss:
+                        tcb.timers.at[PACING] = self._pace_at
+                    break
         if congestion_room < mss:
             self._used_until = nxt
         self.override = False

@@ -53,8 +53,13 @@ class CongestionControl(ABC):
         self.ssthresh = max(self.ssthresh, ssthresh)
 
     def on_idle(self) -> None:
-        """Nothing was sent for longer than an RTO: fall back to the restart window (RFC 5681 §4.1)."""
+        """Nothing was sent for longer than an RTO: fall back to the restart window (RFC 5681 §4.1).
+
+        The threshold remembers three quarters of what was reached (RFC 7661 §4.3), so that slow start leads back there.
+        """
         if self.cwnd > self.initial_window:
+            if self.ssthresh != INFINITE_SSTHRESH:
+                self.ssthresh = max(self.ssthresh, self.cwnd * 3 >> 2)
             self.cwnd = self.initial_window
 
     def set_mss(self, mss: int, initial_packets: int) -> None:
