@@ -46,7 +46,7 @@ from .settings import VARIANTS, Settings, Variant, max_segment, mid_script, sett
 from .wire import Flow, Live, LiveOther, describe, flag_bits, option_text, pattern
 
 _PEER: Final[PeerId] = b"\x0b" * 32
-_START: Final[Instant] = 1000 * SECOND
+START: Final[Instant] = 1000 * SECOND
 _LOCAL4, _REMOTE4 = parse_ip("192.168.0.1"), parse_ip("192.0.2.1")
 _LOCAL6, _REMOTE6 = parse_ip("fd3d:0a0b:17d6::1"), parse_ip("2001:db8::1")
 _WRAP_PEER: Final = 2**32 - 700
@@ -105,15 +105,15 @@ def run_text(
     """Run the script *text*; never raises for what is in it."""
     for word, value in defines.items():
         text = re.sub(rf"\b{re.escape(word)}\b", value, text)
-    run: _Run | None = None
+    run: Run | None = None
     status, reason, line = "pass", "", 0
     try:
         script = parse(text)
         try:
-            run = _Run(script, settings_for(script, variant), variant, _START)
+            run = Run(script, settings_for(script, variant), variant, START)
             run.play()
         except _Restart as restart:
-            run = _Run(script, settings_for(script, variant), variant, _START + restart.shift)
+            run = Run(script, settings_for(script, variant), variant, START + restart.shift)
             run.play()
     except ScriptError as error:
         status, reason, line = "skip", f"not understood: {error}", error.line
@@ -135,25 +135,32 @@ class _Blocked:
 
 
 @final
-class _Run:
-    """One script on one stack."""
+class Run:
+    """One script on one stack.
+
+    Attributes:
+        stack, flow: the stack, and how its numbers map to those of the script.
+        now: virtual time.
+        sent: what the stack sent and nobody expected yet.
+        trace: every packet, as text.
+    """
 
     def __init__(self, script: Script, settings: Settings, variant: Variant, start: Instant) -> None:
         self._script = script
         self._settings = settings
         self._variant = variant
         local, remote = (_LOCAL6, _REMOTE6) if variant.ipv6 else (_LOCAL4, _REMOTE4)
-        self._flow = Flow(local, remote, _WRAP_PEER if variant.wrap else 0x1000_0000)
+        self.flow = Flow(local, remote, _WRAP_PEER if variant.wrap else 0x1000_0000)
         headers = 60 if variant.ipv6 else 40
         mtu = (max_segment(script) or 1460) + headers
-        self._stack = Stack(SeededEntropy(1), mtu, settings.config)
-        self._stack.set_addresses([local])
-        self._calls = Calls(self._stack, self._flow, max_segment(script))
+        self.stack = Stack(SeededEntropy(1), mtu, settings.config)
+        self.stack.set_addresses([local])
+        self._calls = Calls(self.stack, self.flow, max_segment(script))
         self._start = start
-        self._shifted = start != _START
+        self._shifted = start != START
         self.now = start
         self._last = start
-        self._sent: deque[Live | LiveOther] = deque()
+        self.sent: deque[Live | LiveOther] = deque()
         self._blocked: _Blocked | None = None
         self._dead = False
         self._drops = Drops()
@@ -194,22 +201,22 @@ class _Run:
         action = event.action
         if isinstance(action, Packet) and not action.inbound:
             anytime = when.kind is TimeKind.ANY
-            at = self._expect(action, None if anytime else first, last)
+            at = self.expect(action, None if anytime else first, last)
             self._last = first if when.kind in (TimeKind.RELATIVE, TimeKind.ABSOLUTE) else at
             return
         if when.kind is TimeKind.ANY:
             first = self.now
-        self._advance(first)
+        self.advance(first)
         self._last = first
         if isinstance(action, Packet):
-            self._inject(action)
+            self.inject(action)
         elif isinstance(action, Call):
             self._call(action, event.line, base)
         elif isinstance(action, Command):
             self._command(action)
         else:
             self._code(action)
-        self._pump()
+        self.pump()
 
     def _command(self, command: Command) -> None:
         meaning = mid_script(command)
@@ -261,7 +268,7 @@ class _Run:
     def _finish_blocked(self) -> None:
         blocked = self._blocked
         if blocked is not None:
-            self._advance(blocked.due + self._settings.tolerance)
+            self.advance(blocked.due + self._settings.tolerance)
             if self._blocked is not None:
                 raise Mismatch(f"{blocked.call.name} (line {blocked.line}) still blocks")
 
@@ -277,7 +284,7 @@ class _Run:
 
     # -- packets in --------------------------------------------------------------------------------------------------
 
-    def _inject(self, packet: Packet) -> None:
+    def inject(self, packet: Packet) -> None:
         spec = packet.spec
         self._note(f"< {_spec_text(packet)}")
         if isinstance(spec, TcpSpec):
@@ -287,35 +294,35 @@ class _Run:
             cut = self._settings.packet_mss
             if not cut and not self._variant.gro:
                 cut = 1000
-            packets = self._flow.build(spec, cut, packet.tos or 0)
+            packets = self.flow.build(spec, cut, packet.tos or 0)
         elif isinstance(spec, UdpSpec):
-            packets = self._flow.build_udp(spec.length)
+            packets = self.flow.build_udp(spec.length)
         else:
-            packets = self._flow.build_icmp(spec, PROTO_UDP if self._calls.protocol_udp else PROTO_TCP)
+            packets = self.flow.build_icmp(spec, PROTO_UDP if self._calls.protocol_udp else PROTO_TCP)
         self._poked = True
         batch: list[tuple[PeerId, Buffer]] = [(_PEER, data) for data in packets]
         if self._variant.gro:
-            self._stack.ingress(gro.coalesce(batch, self._drops), self.now)
+            self.stack.ingress(gro.coalesce(batch, self._drops), self.now)
         else:
             for single in batch:
-                self._stack.ingress(gro.coalesce([single], self._drops), self.now)
+                self.stack.ingress(gro.coalesce([single], self._drops), self.now)
 
     def _note(self, text: str) -> None:
         self.trace.append(f"{(self.now - self._start) / SECOND:9.4f} {text}")
 
     # -- time and packets out ----------------------------------------------------------------------------------------
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
         """Take what the stack wants to send now, and go on with a blocked call if that can."""
         for _ in range(_MAX_ROUNDS):
-            while units := self._stack.egress(self.now):
+            while units := self.stack.egress(self.now):
                 for unit in units:
-                    live = self._flow.read(unit, self.now)
+                    live = self.flow.read(unit, self.now)
                     self._place_isn(live)
                     self._note(f"> {describe(live) if isinstance(live, Live) else f'protocol {live.proto}'}")
                     if not self._dead:
-                        self._sent.append(live)
-            if self._stack.take_ready():
+                        self.sent.append(live)
+            if self.stack.take_ready():
                 self._poked = True
             if not self._poked:
                 return
@@ -325,15 +332,15 @@ class _Run:
 
     def _place_isn(self, live: Live | LiveOther) -> None:
         if self._variant.wrap and not self._shifted and isinstance(live, Live) and live.flags & SYN:
-            assert self._flow.our_isn is not None
+            assert self.flow.our_isn is not None
             # The generator's clock ticks every 4 microseconds (RFC 6528).
-            raise _Restart(((_WRAP_OURS - self._flow.our_isn) & 0xFFFFFFFF) * 4000)
+            raise _Restart(((_WRAP_OURS - self.flow.our_isn) & 0xFFFFFFFF) * 4000)
 
-    def _advance(self, until: Instant) -> None:
+    def advance(self, until: Instant) -> None:
         """Let time pass up to *until*."""
         for _ in range(_MAX_ROUNDS):
-            self._pump()
-            deadline = self._stack.next_deadline()
+            self.pump()
+            deadline = self.stack.next_deadline()
             if deadline is None or deadline > until:
                 self.now = max(self.now, until)
                 return
@@ -342,30 +349,30 @@ class _Run:
 
     def _tick(self, deadline: Instant) -> None:
         self.now = max(self.now, deadline)
-        self._stack.handle_deadline(self.now)
+        self.stack.handle_deadline(self.now)
         self._poked = True
 
     def _advance_to_packet(self, until: Instant, count: int) -> None:
         """Let time pass until more than *count* segments wait, at most up to *until*."""
         for _ in range(_MAX_ROUNDS):
-            self._pump()
-            if len(self._sent) > count:
+            self.pump()
+            if len(self.sent) > count:
                 return
-            deadline = self._stack.next_deadline()
+            deadline = self.stack.next_deadline()
             if deadline is None or deadline > until:
                 return
             self._tick(deadline)
         raise Mismatch("timers never come to rest")
 
-    def _expect(self, packet: Packet, first: Instant | None, last: Instant) -> Instant:
+    def expect(self, packet: Packet, first: Instant | None, last: Instant) -> Instant:
         """Match what the stack sent next with *packet*; return when that was."""
         tolerance = self._settings.tolerance
         until = self.now + 3600 * SECOND if first is None else last + tolerance
         self._advance_to_packet(until, 0)
         spec = packet.spec
-        if not self._sent:
+        if not self.sent:
             raise Mismatch(f"expected {_spec_text(packet)}, nothing was sent")
-        head = self._sent.popleft()
+        head = self.sent.popleft()
         if isinstance(spec, TcpSpec):
             if not isinstance(head, Live):
                 raise Mismatch(f"expected {_spec_text(packet)}, protocol {head.proto} was sent")
@@ -390,10 +397,10 @@ class _Run:
         """Join or cut what was sent until it has the length that the script writes."""
         while len(head.payload) < spec.length:
             self._advance_to_packet(until, 0)
-            following = self._sent[0] if self._sent else None
+            following = self.sent[0] if self.sent else None
             if not isinstance(following, Live) or not _continues(head, following):
                 break
-            self._sent.popleft()
+            self.sent.popleft()
             head = Live(
                 head.at,
                 head.flags | following.flags,
@@ -418,7 +425,7 @@ class _Run:
                 head.gso_size,
                 head.tos,
             )
-            self._sent.appendleft(rest)
+            self.sent.appendleft(rest)
             head = Live(
                 head.at,
                 head.flags & ~FIN,
@@ -459,7 +466,7 @@ class _Run:
         for want, have in zip(wanted, live.options):
             if want.name == "TS" == have.name:
                 same = same and want.numbers[1] == have.numbers[1] and self._tick_fits(want.numbers[0], have.numbers[0])
-                self._flow.note_timestamp(want.numbers[0], have.numbers[0])
+                self.flow.note_timestamp(want.numbers[0], have.numbers[0])
             else:
                 same = same and (want.name, want.numbers) == (have.name, have.numbers)
         if not same:
@@ -469,7 +476,7 @@ class _Run:
     def _tick_fits(self, script_val: int, live_val: int) -> bool:
         """Compare our timestamp with the script's, if the script says how long a tick is."""
         tick = self._settings.ts_tick
-        shift = self._flow.ts_shift
+        shift = self.flow.ts_shift
         if not tick or shift is None:
             return True
         ours = ((live_val - shift - script_val) & 0xFFFFFFFF) * MILLISECOND
@@ -485,7 +492,7 @@ class _Run:
                     f"expected udp ({spec.length}), sent {len(head.body) - 8} bytes of protocol {head.proto}"
                 )
             return
-        kind, code = self._flow.describe_icmp(spec)
+        kind, code = self.flow.describe_icmp(spec)
         if head.proto not in (PROTO_ICMP, PROTO_ICMPV6) or (head.body[0], head.body[1]) != (kind, code):
             raise Mismatch(f"expected ICMP type {kind} code {code}, sent protocol {head.proto} {head.body[:2].hex()}")
 

@@ -10,7 +10,7 @@ from tsnetpy.base.instant import MILLISECOND, SECOND, Duration
 from tsnetpy.tcp import TcpConfig
 from tsnetpy.tcp.congestion.registry import create
 
-from .script import Call, Command, Script, Unsupported, Value
+from .script import Call, Command, Name, Script, Unsupported, Value
 
 _MICROSECOND: Final = 1000
 _IGNORED_SYSCTLS: Final = frozenset(
@@ -197,8 +197,7 @@ def _from_calls(script: Script, settings: Settings) -> None:
 
 def name_of(value: Value) -> str:
     """Return the symbol that *value* is, or ``""``."""
-    parts = getattr(value, "parts", ())
-    return parts[0] if len(parts) == 1 else ""
+    return value.parts[0] if isinstance(value, Name) and len(value.parts) == 1 else ""
 
 
 def _single(value: Value) -> int:

@@ -1,0 +1,133 @@
+"""Goodput of our TCP over simulated links: ``python -m benchmarks.netsim`` prints the table, ``--write`` keeps it.
+
+Everything is virtual time and seeded: the same source gives the same table on every machine. ``tests/testing`` compares
+a fresh run with the committed ``tests/snapshots/goodput.json`` and fails when goodput fell by more than a tenth.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tsnetpy.base.instant import MILLISECOND, ms
+from tsnetpy.testing.checkers import TcpChecker
+from tsnetpy.testing.links import LinkConfig
+from tsnetpy.testing.sim import Simulator, Transfer
+
+SNAPSHOT: Final = Path(__file__).parent.parent / "tests" / "snapshots" / "goodput.json"
+RATE: Final = 50_000_000
+SIZE: Final = 1 << 20
+SEEDS: Final = (3, 11)
+RTTS: Final = (1, 20, 100, 300)
+LOSSES: Final = (0.0, 0.001, 0.01, 0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One cell: a row (what the link does) at one round-trip time in milliseconds."""
+
+    row: str
+    rtt: int
+    link: LinkConfig
+    back: LinkConfig
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on the seed."""
+        link = self.link
+        return bool(link.loss or link.reorder or link.duplicate or link.corrupt or link.jitter)
+
+
+def cases() -> Iterator[Case]:
+    """Yield all cells, row by row."""
+    for loss in LOSSES:
+        for rtt in RTTS:
+            yield Case(f"loss {loss * 100:g} %", rtt, _link(rtt, loss=loss), _link(rtt))
+    for rtt in (20, 100):
+        late = max(2, rtt // 10) * MILLISECOND
+        yield Case("reorder 5 %", rtt, _link(rtt, reorder=0.05, reorder_delay=late), _link(rtt))
+        yield Case("duplicate 5 %", rtt, _link(rtt, duplicate=0.05), _link(rtt, duplicate=0.05))
+        yield Case("corrupt 1 %", rtt, _link(rtt, corrupt=0.01), _link(rtt, corrupt=0.01))
+
+
+def _link(
+    rtt: int,
+    *,
+    loss: float = 0.0,
+    reorder: float = 0.0,
+    reorder_delay: int = MILLISECOND,
+    duplicate: float = 0.0,
+    corrupt: float = 0.0,
+) -> LinkConfig:
+    return LinkConfig(
+        rate=RATE,
+        delay=ms(rtt / 2),
+        queue=max(65_536, RATE * rtt // 8000),
+        loss=loss,
+        reorder=reorder,
+        reorder_delay=reorder_delay,
+        duplicate=duplicate,
+        corrupt=corrupt,
+    )
+
+
+def measure(case: Case, size: int = SIZE, seeds: tuple[int, ...] = SEEDS) -> float:
+    """Return Mbit/s of payload from the first SYN to the last byte read, the geometric mean over *seeds*.
+
+    Raises:
+        ValueError: a byte arrived wrong.
+        AssertionError: a packet broke a rule of ``testing.checkers``.
+    """
+    total = 0.0
+    chosen = seeds if case.random else seeds[:1]
+    for seed in chosen:
+        sim = Simulator(seed, coalesce=MILLISECOND // 10)
+        a, b = sim.stack("100.64.0.1"), sim.stack("100.64.0.2")
+        checker = TcpChecker()
+        sim.observers.append(checker)
+        sim.connect(a, b, case.link, case.back)
+        transfer = Transfer(sim, a, b, size)
+        sim.run(lambda transfer=transfer: transfer.done)  # type: ignore[misc]  # a default argument binds the loop variable
+        checker.raise_if_any()
+        total += math.log(transfer.goodput.megabits)
+    return math.exp(total / len(chosen))
+
+
+def run(size: int = SIZE, seeds: tuple[int, ...] = SEEDS) -> dict[str, dict[str, float]]:
+    """Return {row: {RTT: Mbit/s}} for all cells."""
+    table: dict[str, dict[str, float]] = {}
+    for case in cases():
+        table.setdefault(case.row, {})[f"{case.rtt} ms"] = round(measure(case, size, seeds), 2)
+    return table
+
+
+def render(table: dict[str, dict[str, float]]) -> str:
+    """Return *table* as text."""
+    columns = [f"{rtt} ms" for rtt in RTTS]
+    lines = [f"{'Mbit/s':<14}" + "".join(f"{column:>10}" for column in columns)]
+    for row, cells in table.items():
+        lines.append(f"{row:<14}" + "".join(f"{cells[c]:>10.2f}" if c in cells else f"{'':>10}" for c in columns))
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Print the table, and write the snapshot if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.netsim", description=__doc__)
+    parser.add_argument("--write", action="store_true", help=f"replace tests/snapshots/{SNAPSHOT.name}")
+    parser.add_argument("--size", type=int, default=SIZE, help="bytes per transfer (the snapshot needs the default)")
+    args = parser.parse_args()
+    table = run(args.size)
+    sys.stdout.write(render(table))
+    if args.write:
+        if args.size != SIZE:
+            parser.error("the snapshot is of the default size")
+        SNAPSHOT.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
