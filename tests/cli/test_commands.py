@@ -104,7 +104,9 @@ def test_ip_prints_addresses_of_both_families_and_of_peers(box: Box, peer: str) 
 def test_ping_becomes_direct_and_stops(box: Box, peer: str) -> None:
     code, out, _ = box.run("ping", peer, "--interval", "0.05")
     assert code == 0
-    assert re.search(r"pong from peer\.tailnet\.internal \(100\.64\.0\.\d+\) via 127\.0\.0\.1:\d+ in [0-9.]+ ms", out)
+    assert re.search(
+        r"pong from peer\.tailnet\.internal \(100\.64\.0\.\d+\) via (127\.0\.0\.1|\[::1\]):\d+ in [0-9.]+ ms", out
+    )
     code, out, _ = box.run("ping", "--icmp", "-c", "1", peer)
     assert code == 0
     assert "via the tunnel" in out

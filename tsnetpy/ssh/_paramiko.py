@@ -323,7 +323,8 @@ class _Server(paramiko.ServerInterface):
                 channel.send_exit_status(status)
                 channel.shutdown_write()
         finally:
-            channel.close()
+            with contextlib.suppress(OSError, EOFError):  # the client may be gone already
+                channel.close()
             program.close()
 
     def tell(self, text: str) -> None:
