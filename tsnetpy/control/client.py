@@ -38,7 +38,16 @@ from tsnetpy.ts2021.login import LoggedIn, LoginMachine, NeedsLogin, Refused, Wa
 from tsnetpy.ts2021.netmap import Applied, MapSession
 
 from .backoff import ControlBackoff
-from .dial import TRANSPORT_ERRORS, Connect, NoiseDialer, ServerUrl, connect_tcp, describe, fetch_server_key
+from .dial import (
+    TRANSPORT_ERRORS,
+    Connect,
+    NoiseDialer,
+    ServerUrl,
+    close_quietly,
+    connect_tcp,
+    describe,
+    fetch_server_key,
+)
 from .ping import answer_ping
 from .status import ControlState, ControlStatus
 
@@ -284,13 +293,16 @@ class ControlClient:
             raise
         http = Http2Client(noise, authority=self._url.authority)
         failure: Exception | None = None
-        async with anyio.create_task_group() as group:
-            await group.start(http.run)
-            try:
-                await work(http)
-            except Exception as error:  # kept out of the task group, which would wrap it
-                failure = error
-            group.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as group:
+                await group.start(http.run)
+                try:
+                    await work(http)
+                except Exception as error:  # kept out of the task group, which would wrap it
+                    failure = error
+                group.cancel_scope.cancel()
+        finally:
+            await close_quietly(noise)  # cancelled before it began, run() closes nothing
         if failure is not None:
             raise failure
 

@@ -152,7 +152,7 @@ async def fetch_server_key(
                     stream = await connect_tls(stream, server_hostname=url.host, verify=verify)
                 answer = await http1.request(stream, "GET", f"/key?v={version}", host=url.authority)
             finally:
-                await _close(stream)
+                await close_quietly(stream)
     except ssl.SSLCertVerificationError as error:
         raise ControlError(
             f"the server's certificate does not verify: {error.verify_message or error}",
@@ -261,6 +261,22 @@ class NoiseDialer:
     ) -> NoiseStream | None:
         """Run *attempts* side by side; return the first connection, close the others."""
         winners: list[NoiseStream] = []
+        try:
+            await self._run_race(attempts, server_key, budget, failures, winners)
+        except BaseException:
+            for stream in winners:  # cancelled at the finish
+                await close_quietly(stream)
+            raise
+        return winners[0] if winners else None
+
+    async def _run_race(
+        self,
+        attempts: list[_Attempt],
+        server_key: MachinePublic,
+        budget: float,
+        failures: list[str],
+        winners: list[NoiseStream],
+    ) -> None:
         failed_plain = anyio.Event()
         async with anyio.create_task_group() as group:
 
@@ -280,7 +296,7 @@ class NoiseDialer:
                         failed_plain.set()
                     return
                 if winners:
-                    await _close(stream)
+                    await close_quietly(stream)
                     return
                 winners.append(stream)
                 group.cancel_scope.cancel()
@@ -288,7 +304,6 @@ class NoiseDialer:
             for attempt in attempts:
                 group.start_soon(run, attempt)
             group.cancel_scope.deadline = anyio.current_time() + budget
-        return winners[0] if winners else None
 
     async def _attempt(self, attempt: _Attempt, server_key: MachinePublic) -> NoiseStream:
         # Each attempt has an initiation of its own: two servers must never see the same ephemeral key.
@@ -308,11 +323,12 @@ class NoiseDialer:
             )
             return await NoiseStream.connect(stream, engine, leftover)
         except BaseException:
-            await _close(stream)
+            await close_quietly(stream)
             raise
 
 
-async def _close(stream: ByteStream) -> None:
+async def close_quietly(stream: ByteStream) -> None:
+    """Close *stream* also while being cancelled, and whatever state it is in."""
     with anyio.move_on_after(1, shield=True):
         try:
             await stream.aclose()

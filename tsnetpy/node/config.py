@@ -90,8 +90,7 @@ class NodeConfig:
         env = os.environ if environ is None else environ
         state_dir = self.state_dir if self.state_dir is not None else (env.get("TS_STATE_DIR") or None)
         control_url = (self.control_url or env.get("TS_CONTROL_URL", "") or DEFAULT_CONTROL_URL).rstrip("/")
-        parts = urlsplit(control_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_server_url(control_url):
             raise ConfigError(f"{control_url!r} is no URL of a coordination server", hint="use https://host[:port]")
         for tag in self.tags:
             if not _TAG.fullmatch(tag):
@@ -116,6 +115,14 @@ def host_label(name: str) -> str:
     return label or "tsnetpy"
 
 
+def _is_server_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port beyond 65535
+        return False
+
+
 def _program_name() -> str:
     path = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("tsnetpy")
     return path.parent.name if path.name == "__main__.py" else path.stem
@@ -130,4 +137,6 @@ def _read_secret(value: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the auth key from {path}: {error}") from error
+        raise ConfigError(
+            f"cannot read the auth key from {path}: {error}", hint="file:PATH names a readable file that holds the key"
+        ) from error

@@ -4,7 +4,6 @@ The event loop's own ``connect_tcp`` looks names up in threads that are joined a
 :mod:`tsnetpy.runtime.threads`.
 """
 
-import errno
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -27,7 +26,7 @@ async def look_up(host: str, port: int, family: int = 0) -> list[str]:
     try:
         found = await run_blocking(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, abandon=True)
     except UnicodeError:  # a label that is too long or empty fails in the codec, before any name server is asked
-        raise OSError(errno.EINVAL, f"{host!r} is no host name") from None
+        raise OSError(f"{host!r} is no host name") from None
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
@@ -50,7 +49,7 @@ async def connect_tcp(host: str, port: int) -> SocketStream:
 def _alternating(addresses: list[str]) -> list[str]:
     """Let the families take turns, beginning with the preferred one (RFC 8305, section 4)."""
     if not addresses:
-        raise OSError(errno.EADDRNOTAVAIL, "the name has no address")
+        raise OSError("the name has no address")
     first = [ip for ip in addresses if (":" in ip) == (":" in addresses[0])]
     second = [ip for ip in addresses if ip not in first]
     mixed: list[str] = []
@@ -62,6 +61,21 @@ def _alternating(addresses: list[str]) -> list[str]:
 async def _race(addresses: Sequence[str], port: int) -> SocketStream:
     winners: list[SocketStream] = []
     failures: list[OSError] = []
+    try:
+        await _attempt_all(addresses, port, winners, failures)
+    except BaseException:
+        for stream in winners:  # cancelled at the finish
+            await anyio.aclose_forcefully(stream)
+        raise
+    if winners:
+        return winners[0]
+    raise failures[0]
+
+
+async def _attempt_all(
+    addresses: Sequence[str], port: int, winners: list[SocketStream], failures: list[OSError]
+) -> None:
+    """Connect to one after the other until one has connected."""
     async with anyio.create_task_group() as group:
 
         async def attempt(ip: str, failed: anyio.Event) -> None:
@@ -82,6 +96,3 @@ async def _race(addresses: Sequence[str], port: int) -> SocketStream:
             group.start_soon(attempt, ip, failed)
             with anyio.move_on_after(ATTEMPT_DELAY_S):
                 await failed.wait()
-    if winners:
-        return winners[0]
-    raise failures[0]
