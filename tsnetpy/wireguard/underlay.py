@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, final
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from tsnetpy.base.addr import Endpoint
 from tsnetpy.base.instant import SECOND, Instant
@@ -34,6 +34,8 @@ MAX_CANDIDATES: Final = 8
 HELD_BATCHES: Final = 4
 """Batches per peer that wait while its name is looked up for the first time."""
 HELD_TIME: Final = 5 * SECOND
+LINGER_SECONDS: Final = 1.0
+"""How long a port that we moved away from is still read: what peers have sent to it is on its way."""
 RETRY_FROM: Final = 2
 """Which initiation without an answer in between goes elsewhere, and has the name looked up again."""
 
@@ -99,6 +101,18 @@ class _PeerPath:
 
 
 @final
+class _Binding:
+    """A UDP port with the tasks that work on it."""
+
+    __slots__ = ("flush", "port", "scope")
+
+    def __init__(self, port: UdpPort) -> None:
+        self.port = port
+        self.flush = Kick()
+        self.scope = anyio.CancelScope()
+
+
+@final
 class WireGuardUnderlay:
     """Implements :class:`tsnetpy.runtime.underlay.Underlay` on sockets.
 
@@ -126,10 +140,9 @@ class WireGuardUnderlay:
         self._offload = offload
         self._peers: dict[PeerId, _PeerPath] = {}
         self._endpoints = dict(endpoints or {})
-        self._port: UdpPort | None = None
-        self._flush = Kick()
-        self._rebind = Kick()
-        self._left: list[UdpPort] = []  # ports moved away from, until their readers are gone
+        self._bound: _Binding | None = None
+        self._tasks: TaskGroup | None = None
+        self._deliver: Deliver | None = None
 
     # -- Underlay ----------------------------------------------------------------------------------------------------
 
@@ -148,30 +161,24 @@ class WireGuardUnderlay:
         Raises:
             OSError: the port is taken.
         """
-        self._port = UdpPort.open(self._requested_port, offload=self._offload)
+        port = UdpPort.open(self._requested_port, offload=self._offload)
+        self._deliver = deliver
         try:
-            task_status.started()
             async with anyio.create_task_group() as group:
+                self._tasks = group
+                self._bind(port, group, deliver)
+                task_status.started()
                 for path in self._peers.values():
                     if path.by_name and path.where is not None:
                         group.start_soon(self._follow_name, path, path.where)
-                while True:
-                    async with anyio.create_task_group() as readers:
-                        for sock in self._port.sockets:
-                            readers.start_soon(self._read, sock, deliver)
-                        readers.start_soon(self._run_flusher, self._port)
-                        await self._rebind.wait()
-                        readers.cancel_scope.cancel()
-                    self._close_left()
+                await anyio.sleep_forever()
         finally:
-            self._left.append(self._port)
-            self._port = None
-            self._close_left()
+            self._bound = self._tasks = None
 
     def send(self, peer: PeerId, batch: TxBatch) -> None:
         """Send a batch to *peer*, to where it was last heard; while its name is being looked up it waits (bounded)."""
         path = self._peers.get(peer)
-        if path is None or self._port is None:
+        if path is None or self._bound is None:
             self.drops.add("no_peer" if path is None else "not_running", batch.count)
             return
         target = path.endpoint
@@ -206,7 +213,7 @@ class WireGuardUnderlay:
     def reply(self, path: object, datagram: Buffer) -> None:
         """Send *datagram* back by *path*, to whoever is there (cookie replies)."""
         endpoint = _endpoint_of(path)
-        if endpoint is not None and self._port is not None:
+        if endpoint is not None:
             self._send(endpoint, datagram, len(datagram))
 
     def peer_at(self, path: object) -> PeerId | None:
@@ -227,21 +234,20 @@ class WireGuardUnderlay:
         Raises:
             OSError: no port is left; the old one stays in use.
         """
-        if self._port is not None:
+        if self._bound is not None and self._tasks is not None and self._deliver is not None:
             port = UdpPort.open(offload=self._offload)
-            self._left.append(self._port)
-            self._port = port  # from now on for sending; the readers move when they get to run
-            self._rebind.kick()
+            self._bound.scope.deadline = anyio.current_time() + LINGER_SECONDS
+            self._bind(port, self._tasks, self._deliver)
 
     @property
     def local_port(self) -> int:
         """The UDP port in use, 0 while not running."""
-        return self._port.sockets[0].port if self._port is not None and self._port.sockets else 0
+        return self._bound.port.sockets[0].port if self._bound is not None else 0
 
     def counters(self) -> dict[str, int]:
-        """Return all drops: ours, and those of the sockets."""
+        """Return all drops: ours, and those of the present port."""
         found = self.drops.snapshot()
-        for sock in self._port.sockets if self._port is not None else ():
+        for sock in self._bound.port.sockets if self._bound is not None else ():
             for reason, n in sock.drops.snapshot().items():
                 found[reason] = found.get(reason, 0) + n
             if sock.pending_dropped:
@@ -250,13 +256,27 @@ class WireGuardUnderlay:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    def _bind(self, port: UdpPort, group: TaskGroup, deliver: Deliver) -> None:
+        self._bound = bound = _Binding(port)
+        group.start_soon(self._serve, bound, deliver)
+
+    async def _serve(self, bound: _Binding, deliver: Deliver) -> None:
+        """Work on one port until cancelled, or until its time is over."""
+        try:
+            with bound.scope:
+                async with anyio.create_task_group() as group:
+                    for sock in bound.port.sockets:
+                        group.start_soon(self._read, sock, deliver)
+                    group.start_soon(self._run_flusher, bound)
+        finally:
+            bound.port.close()
+
     def _send(self, to: Endpoint, data: Buffer, segment_size: int) -> None:
-        port = self._port
-        if port is None:
-            return
-        port.send(data, segment_size, to)  # a refusal of the host is counted in the socket's drops
-        if any(sock.has_pending for sock in port.sockets):
-            self._flush.kick()
+        bound = self._bound
+        if bound is not None:
+            bound.port.send(data, segment_size, to)  # a refusal of the host is counted in the socket's drops
+            if any(sock.has_pending for sock in bound.port.sockets):
+                bound.flush.kick()
 
     def _release(self, path: _PeerPath) -> None:
         """Send what has waited for a first address."""
@@ -267,10 +287,6 @@ class WireGuardUnderlay:
                 self._send(path.endpoint, batch.data, batch.segment_size)
             else:
                 self.drops.add("held_too_long", batch.count)
-
-    def _close_left(self) -> None:
-        while self._left:
-            self._left.pop().close()
 
     async def _follow_name(self, path: _PeerPath, where: HostPort) -> None:
         """Look the name up now, and again whenever handshakes stay without an answer."""
@@ -310,10 +326,10 @@ class WireGuardUnderlay:
         if run and source is not None:
             deliver(run, ("udp", source.ip, source.port), now)
 
-    async def _run_flusher(self, port: UdpPort) -> None:
+    async def _run_flusher(self, bound: _Binding) -> None:
         while True:
-            await self._flush.wait()
-            for sock in port.sockets:
+            await bound.flush.wait()
+            for sock in bound.port.sockets:
                 while sock.has_pending:
                     await sock.wait_writable()
                     sock.flush()
