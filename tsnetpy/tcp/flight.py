@@ -107,10 +107,13 @@ class Flight:
     def advance(self, una: int) -> Instant:
         """Everything below *una* is acknowledged; return when the last byte of that was sent, 0 if unknown."""
         starts = self._starts
-        order = self.order
         self.una = una
         if not starts:
             return 0
+        if una < self.end and (len(starts) == 1 or una < starts[1]) and not self.sacked.total and not self.lost.total:
+            starts[0] = una  # part of one burst: by far the most frequent
+            return self._times[0]
+        order = self.order
         if una >= self.end:
             sent_at = self._times[-1]
             starts.clear()

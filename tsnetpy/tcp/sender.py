@@ -340,7 +340,7 @@ class Sender:
         """Append what may be sent now: retransmissions first, then new data, then the FIN."""
         tcb = self._tcb
         recovery = self.recovery
-        nxt = tcb.snd_nxt
+        first = nxt = tcb.snd_nxt
         buffer = self.buffer
         pending = buffer.end - nxt
         testing = False
@@ -420,6 +420,8 @@ class Sender:
                     break
         if congestion_room < mss:
             self._used_until = nxt
+        if tcb.snd_nxt != first:
+            recovery.on_sent(first, tcb.snd_nxt, now)
         self.override = False
         if pending == 0 and tcb.fin_queued and not tcb.fin_sent:
             self._send_fin(out, now)
@@ -448,7 +450,6 @@ class Sender:
             tcb.fin_sent = True
             end += 1
         tcb.snd_nxt = end
-        self.recovery.on_sent(seq, end, now)
         if self._timed_end == _NOT_TIMED:
             # The first packet is timed and not the last: the peer may answer before the whole train has arrived.
             self._timed_end = seq + (size if size < mss else mss)
@@ -554,6 +555,7 @@ class Sender:
         else:
             self._probe_start = nxt
             self._send_new(out, nxt, size, now)
+            self.recovery.on_sent(nxt, tcb.snd_nxt, now)
         self._probe_end = tcb.snd_nxt
 
     def probe(self, out: list[Segment], now: Instant) -> None:
