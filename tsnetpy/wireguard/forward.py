@@ -23,6 +23,8 @@ from .quick import parse_host_port
 CONNECT_SECONDS: Final = 10.0
 MAX_CONNECTIONS: Final = 1024
 """Per forwarded port; more wait to be accepted."""
+BACKLOG: Final = 1024
+"""Connections that wait to be accepted; a browser, or a crowd, opens many at once."""
 MAX_FLOWS: Final = 1024
 """UDP: remote ends of one forwarded port; the one that was silent for longest makes room."""
 FLOW_IDLE_SECONDS: Final = 60.0
@@ -111,7 +113,7 @@ async def reverse_tcp(
     Raises:
         DialError: the port is taken, or the address is not the node's.
     """
-    listener = await node.create_tcp_listener(forward.listen.port, host=forward.listen.host or None)
+    listener = await node.create_tcp_listener(forward.listen.port, host=forward.listen.host or None, backlog=BACKLOG)
     limiter = anyio.CapacityLimiter(MAX_CONNECTIONS)
 
     async def connect() -> ByteStream:
