@@ -53,6 +53,14 @@ fuzz: $(STAMP)
 checklist: $(STAMP)
 	$(BIN)/python tools/checklist.py $(ARGS)
 
+# Goodput over simulated links, written to tests/snapshots; `make test` compares with it.
+snapshots: $(STAMP)
+	$(BIN)/python -m benchmarks.netsim --write $(ARGS)
+
+# packetdrill scripts that you supply (a checkout of github.com/google/packetdrill), in all variants: DIR=...
+packetdrill: $(STAMP)
+	$(BIN)/python -m tsnetpy.testing.packetdrill --variant all --no-skips $(ARGS) $(DIR)
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

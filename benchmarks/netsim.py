@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tsnetpy.base.instant import MILLISECOND, ms
+from tsnetpy.base.instant import MILLISECOND, SECOND, ms
+from tsnetpy.tcp import TcpConfig
 from tsnetpy.testing.checkers import TcpChecker
 from tsnetpy.testing.links import LinkConfig
 from tsnetpy.testing.sim import Simulator, Transfer
 
 SNAPSHOT: Final = Path(__file__).parent.parent / "tests" / "snapshots" / "goodput.json"
 RATE: Final = 50_000_000
-SIZE: Final = 1 << 20
-SEEDS: Final = (3, 11)
+SIZE: Final = 3 << 17
+SEEDS: Final = (1, 2, 3, 4)
 RTTS: Final = (1, 20, 100, 300)
 LOSSES: Final = (0.0, 0.001, 0.01, 0.05)
 
@@ -105,6 +106,45 @@ def run(size: int = SIZE, seeds: tuple[int, ...] = SEEDS) -> dict[str, dict[str,
     return table
 
 
+def fairness(flows: int = 16, rate: int = 20_000_000, rtt: int = 40, seconds: int = 30) -> tuple[float, float]:
+    """Return Jain's index over *flows* that share one bottleneck, and the share of the link that they fill.
+
+    The flows start within the first second; bytes count from a third of the time on.
+    """
+    sim = Simulator(3, coalesce=MILLISECOND // 10)
+    server = sim.stack("100.64.0.1")
+    queue = rate * rtt // 8000
+    shared = sim.wire(LinkConfig(rate=rate, delay=ms(rtt / 2), queue=queue))
+    transfers: list[Transfer] = []
+    for at in range(flows):
+        client = sim.stack(f"100.64.1.{at + 1}")
+        sim.attach(client, server, shared)
+        sim.attach(server, client, sim.wire(LinkConfig(delay=ms(rtt / 2))))
+        sim.run_for(SECOND // flows)
+        transfers.append(Transfer(sim, client, server, rate // 8 * seconds, 5000 + at))
+    sim.run_for(seconds * SECOND // 3)
+    before = [t.received for t in transfers]
+    span = seconds * SECOND * 2 // 3
+    sim.run_for(span)
+    got = [t.received - b for t, b in zip(transfers, before)]
+    jain = sum(got) ** 2 / (len(got) * sum(g * g for g in got))
+    return jain, sum(got) * 8 * SECOND / (rate * span)
+
+
+def long_fat(congestion: str, loss: float, *, sack: bool = True, seconds: int = 30) -> float:
+    """Return the share of a 100 Mbit/s link with a round-trip time of 100 ms that one long flow fills."""
+    rate, rtt = 100_000_000, 100
+    sim = Simulator(3, coalesce=MILLISECOND // 2)
+    config = TcpConfig(congestion=congestion, sack=sack)
+    a, b = sim.stack("100.64.0.1", tcp=config), sim.stack("100.64.0.2", tcp=config)
+    queue = rate * rtt // 8000
+    back = LinkConfig(rate=rate, delay=ms(rtt / 2))
+    sim.connect(a, b, LinkConfig(rate=rate, delay=ms(rtt / 2), queue=queue, loss=loss), back)
+    transfer = Transfer(sim, a, b, rate // 8 * seconds)
+    sim.run_for(seconds * SECOND)
+    return transfer.received * 8 / (rate * seconds)
+
+
 def render(table: dict[str, dict[str, float]]) -> str:
     """Return *table* as text."""
     columns = [f"{rtt} ms" for rtt in RTTS]
@@ -119,7 +159,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.netsim", description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"replace tests/snapshots/{SNAPSHOT.name}")
     parser.add_argument("--size", type=int, default=SIZE, help="bytes per transfer (the snapshot needs the default)")
+    parser.add_argument("--fairness", action="store_true", help="16 flows over one bottleneck instead: Jain's index")
+    parser.add_argument("--long-fat", metavar="NAME", help="one flow of that congestion control, 100 Mbit/s and 100 ms")
     args = parser.parse_args()
+    if args.fairness:
+        jain, share = fairness()
+        sys.stdout.write(f"Jain index {jain:.3f}, {share:.0%} of the link\n")
+        return 0
+    if args.long_fat:
+        for loss in (0.0001, 0.01):
+            sys.stdout.write(f"loss {loss:.2%}: {long_fat(args.long_fat, loss):.1%} of the link\n")
+        return 0
     table = run(args.size)
     sys.stdout.write(render(table))
     if args.write:

@@ -152,6 +152,26 @@ def test_datagrams_and_icmp() -> None:
         assert run_text(script, variant=variant).status == "pass", variant.name
 
 
+def test_scripts_may_start_their_numbers_anywhere() -> None:
+    script = """
+     0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3
+    +0...0.100 connect(3, ..., ...) = 0
+    +0 > S 5000:5000(0) <...>
+    +.1 < S. 77:77(0) ack 5001 win 9000 <mss 1000>
+    +0 > . 5001:5001(0) ack 78
+    +0 write(3, ..., 100) = 100
+    +0 > P. 5001:5101(100) ack 78
+    """
+    for variant in VARIANTS:
+        assert run_text(script, variant=variant).status == "pass", variant.name
+
+
+def test_a_call_that_should_fail_and_does_not_is_noticed() -> None:
+    line = "0 socket(..., SOCK_STREAM, IPPROTO_TCP) = -1 EPROTONOSUPPORT (Protocol not supported)"
+    assert run_text(line).reason == "socket succeeds"
+    assert run_text(with_server("+0 < S 0:0(0) win 1", "+0 close(4) = -1 EBADF (Bad file number)")).status == "fail"
+
+
 def test_a_hard_icmp_error_ends_a_connect() -> None:
     script = """
      0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3

@@ -110,6 +110,8 @@ class Calls:
     def _new_number(self, call: Call) -> int:
         if not isinstance(call.result, int):
             raise Unsupported(f"{call.name} without a descriptor as its result")
+        if call.result < 0:
+            raise CallMismatch(f"{call.name} succeeds")
         return call.result
 
     def socket(self, call: Call, now: Instant) -> Outcome:

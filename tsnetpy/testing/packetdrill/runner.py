@@ -164,6 +164,7 @@ class Run:
         self._blocked: _Blocked | None = None
         self._dead = False
         self._drops = Drops()
+        self._isn_known = False
         self._poked = False  # something happened that may let a blocked call go on
         self._sacked: list[tuple[int, int]] = []
         self.trace: list[str] = []
@@ -376,6 +377,15 @@ class Run:
         if isinstance(spec, TcpSpec):
             if not isinstance(head, Live):
                 raise Mismatch(f"expected {_spec_text(packet)}, protocol {head.proto} was sent")
+            if spec.seq and head.flags & SYN and not self._isn_known:
+                # The script starts our numbers elsewhere than at 0.
+                assert self.flow.our_isn is not None
+                self.flow.our_isn = (self.flow.our_isn - spec.seq) & 0xFFFFFFFF
+                self.flow.our_start = spec.seq
+                head.seq = (head.seq + spec.seq) & 0xFFFFFFFF
+            self._isn_known = True
+            if isinstance(spec.options, tuple) and any(o.name.startswith("fastopen") for o in spec.options):
+                raise Unsupported("TCP Fast Open")
             head = self._fit(head, spec, until)
             self._compare(head, spec)
             if packet.tos is not None and head.tos != packet.tos:
@@ -449,7 +459,7 @@ class Run:
             raise Mismatch(f"expected {_tcp_text(spec)}, sent {describe(live)}")
         if spec.win is not None and live.window != spec.win:
             raise Mismatch(f"expected window {spec.win}, sent {describe(live)}")
-        if live.payload and live.payload != pattern(live.seq, len(live.payload)):
+        if live.payload and live.payload != pattern(live.seq - self.flow.our_start, len(live.payload)):
             raise Mismatch(f"wrong bytes in {describe(live)}")
         if isinstance(spec.options, tuple):
             self._compare_options(live, [o for o in spec.options if o.name not in ("nop", "eol")])

@@ -142,9 +142,21 @@ class Flow:
 
     Attributes:
         peer_isn: where the peer's sequence space starts; ours is learnt from our first SYN.
+        peer_start, our_start: what the script calls the number of either SYN, nearly always 0.
     """
 
-    __slots__ = ("_ts", "local", "local_port", "our_isn", "peer_isn", "remote", "remote_port", "ts_shift")
+    __slots__ = (
+        "_ts",
+        "local",
+        "local_port",
+        "our_isn",
+        "our_start",
+        "peer_isn",
+        "peer_start",
+        "remote",
+        "remote_port",
+        "ts_shift",
+    )
 
     def __init__(self, local: IpBytes, remote: IpBytes, peer_isn: int) -> None:
         self.local = local
@@ -153,6 +165,8 @@ class Flow:
         self.remote_port = 53_055
         self.peer_isn = peer_isn
         self.our_isn: int | None = None
+        self.our_start = 0
+        self.peer_start = 0
         self.ts_shift: int | None = None
         self._ts: dict[int, int] = {}
 
@@ -174,7 +188,9 @@ class Flow:
             self._encode_options(spec.options),
             spec.urg or 0,
         )
-        payload = pattern(spec.seq + (1 if flags & SYN else 0), spec.length)
+        if flags & SYN:
+            self.peer_start = spec.seq
+        payload = pattern(spec.seq - self.peer_start + (1 if flags & SYN else 0), spec.length)
         unit = TxPacket(self.remote, self.local, PROTO_TCP, header, [payload], len(payload), cut, 64, tos)
         return tso.split(unit, 60_000 if cut else _HUGE_MTU)
 
