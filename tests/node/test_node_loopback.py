@@ -160,28 +160,35 @@ async def test_unreachable_server_is_told_in_time() -> None:
     assert caught.value.hint
 
 
-async def test_login_url_is_reported_and_approval_lets_in(caplog: pytest.LogCaptureFixture) -> None:
+async def test_login_url_is_reported_and_the_time_a_person_takes_does_not_count() -> None:
+    shown = anyio.Event()
     urls: list[str] = []
-    caplog.set_level(logging.WARNING, "tsnetpy")
+
+    def show(url: str) -> None:
+        urls.append(url)
+        shown.set()
+
+    async def approve(box: Coordinator) -> None:
+        await shown.wait()
+        await anyio.sleep(0.8)  # longer than the node's own patience
+        box.approve(urls[0])
+
     with anyio.fail_after(20):
-        async with Coordinator() as box:
-
-            def show(url: str) -> None:
-                urls.append(url)
-                box.approve(url)
-
-            async with Node("alpha", control_url=box.url, on_auth_url=show, timeout=15) as node:
+        async with Coordinator() as box, anyio.create_task_group() as group:
+            group.start_soon(approve, box)
+            async with Node("alpha", control_url=box.url, on_auth_url=show, timeout=0.7) as node:
                 assert node.status().backend_state == "Running"
             assert len(urls) == 1
-            assert any(urls[0] in record.getMessage() for record in caplog.records)
 
 
-async def test_nobody_logs_in() -> None:
+async def test_nobody_logs_in(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "tsnetpy")
     async with Coordinator() as box:
         with anyio.fail_after(5), pytest.raises(AuthError) as caught:
             async with Node("alpha", control_url=box.url, timeout=0.5):
                 pytest.fail("it must not run")
         assert box.url in caught.value.hint
+        assert any(f"{box.url}/register/" in record.getMessage() for record in caplog.records)
 
 
 async def test_state_directory_keeps_the_identity(tmp_path: Path) -> None:

@@ -68,11 +68,12 @@ class NodeConfig:
     shields_up: bool = False
     """Refuse everything that peers initiate."""
     timeout: float = 60.0
-    """Seconds that ``async with Node(...)`` waits until the node runs."""
+    """Seconds that ``async with Node(...)`` waits until the node runs. With *on_auth_url* set, the time that a person
+    takes to log in does not count."""
     dial_timeout: float = 30.0
     """Seconds after which a dial that nobody answers fails with ``ETIMEDOUT``."""
     on_auth_url: Callable[[str], None] | None = field(default=None, repr=False)
-    """Called with each login URL that a person has to visit; it is also logged and part of the status."""
+    """Called with each login URL that a person has to visit; without it the URL is logged. The status has it, too."""
     serve_dns: bool = True
     """Answer MagicDNS queries at 100.100.100.100 inside the node's own stack."""
     ssh_host_keys: tuple[str, ...] = ()

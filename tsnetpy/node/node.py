@@ -1,6 +1,7 @@
 """The node as applications hold it."""
 
 import errno
+import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -281,13 +282,18 @@ class Node(AsyncContextManagerMixin):
         return self._parts
 
     async def _wait_until_running(self, parts: Wiring) -> None:
-        with anyio.move_on_after(self._config.timeout):
+        asked = False
+        with anyio.move_on_after(self._config.timeout) as patience:
             while True:
                 version = parts.progress.version
                 if parts.failure is not None:
                     raise parts.failure
-                if parts.control.status.value.state is ControlState.RUNNING and parts.netmap.value is not None:
+                state = parts.control.status.value.state
+                if state is ControlState.RUNNING and parts.netmap.value is not None:
                     return
+                if self._config.on_auth_url is not None and asked is not (state is ControlState.NEEDS_LOGIN):
+                    asked = not asked  # a person is shown a login URL, and people take their time
+                    patience.deadline = math.inf if asked else anyio.current_time() + self._config.timeout
                 await parts.progress.wait_change(version)
         raise self._not_running(parts)
 

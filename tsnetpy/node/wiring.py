@@ -201,9 +201,10 @@ class Wiring:
         async for status in cell.changes():
             if status.state is ControlState.NEEDS_LOGIN and status.auth_url != self._shown_url:
                 self._shown_url = status.auth_url
-                _log.warning("to log this node in, visit: %s", status.auth_url)
                 if self.config.on_auth_url is not None:
                     self.config.on_auth_url(status.auth_url)
+                else:
+                    _log.warning("to log this node in, visit: %s", status.auth_url)
             self.progress.set(None)
 
     async def _follow_underlay(self) -> None:
