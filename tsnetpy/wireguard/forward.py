@@ -219,9 +219,7 @@ async def forward_udp(
     """
     host = forward.listen.host or "127.0.0.1"
     try:
-        front = await anyio.create_udp_socket(
-            socket.AF_INET6 if ":" in host else socket.AF_INET, local_host=host, local_port=forward.listen.port
-        )
+        front = await _bind_udp(host, forward.listen.port)
     except OSError as error:
         raise _not_open("UDP", HostPort(host, forward.listen.port), error) from error
 
@@ -232,6 +230,21 @@ async def forward_udp(
     async with front:
         task_status.started(HostPort(host, forward.listen.port))
         await _relay(front, open_back, forward.target)
+
+
+async def _bind_udp(host: str, port: int) -> anyio.abc.UDPSocket:
+    # Not anyio's own call: the resolver, asked as it does, finds no loopback address on a host without a network.
+    family, kind, protocol, _, address = (
+        await anyio.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+    )[0]
+    raw = socket.socket(family, kind, protocol)
+    try:
+        raw.setblocking(False)
+        raw.bind(address)
+    except BaseException:
+        raw.close()
+        raise
+    return await anyio.abc.UDPSocket.from_socket(raw)
 
 
 async def reverse_udp(
