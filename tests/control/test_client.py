@@ -420,3 +420,13 @@ async def test_the_dial_plan_outlives_the_stream() -> None:
             await server.cut()
             await server.wait_until(lambda: len(server.polls) == 2)
             assert server.dials == [("10.9.9.9", 8080)]
+
+
+async def test_logout_over_a_new_connection_when_the_open_one_has_just_ended() -> None:
+    async with a_server() as server:
+        client = make_client(server)
+        async with running(client):
+            connected = client._http
+        client._http = connected  # as for somebody who logs out while run() is being cancelled
+        assert await client.logout()
+        assert server.registers[-1].is_logout(2 * 10**18)

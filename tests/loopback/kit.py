@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
+import anyio.from_thread
 
 from tsnetpy.cli.main import main as cli_main
 from tsnetpy.coordinator import admin
@@ -80,6 +81,10 @@ class Program:
         eventually(look, timeout)
         return found[0]
 
+    def wait_text(self, text: str, timeout: float = 20.0) -> None:
+        """Wait for *text* on standard error."""
+        eventually(lambda: text in self.err, timeout)
+
     def wait(self, timeout: float = 30.0) -> int:
         """Wait for the end; return the exit code."""
         return self.popen.wait(timeout)
@@ -141,7 +146,8 @@ class Box(Program):
         async def call() -> object:
             return await admin.call(self.state, command, **members)
 
-        return anyio.run(call)
+        with anyio.from_thread.start_blocking_portal() as portal:  # async tests ask, too
+            return portal.call(call)
 
     def key(self, *, reusable: bool = True, ephemeral: bool = False) -> str:
         """Return a new auth key."""

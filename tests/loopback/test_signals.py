@@ -20,18 +20,23 @@ def names(box: Box, hostname: str) -> list[str]:
     return [name for name in box.names() if name.startswith(hostname)]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize(
-    "argv", [UP, ("tsnetpy.serve", "3000", "--json"), ("tsnetpy", "ssh-server", "--json")], ids=["up", "serve", "ssh"]
-)
-def test_while_running(bench: Bench, box: Box, argv: tuple[str, ...], number: signal.Signals) -> None:
-    program = bench.start(*argv, "--hostname", "running", env=box.env())
-    program.wait_event("running")
-    assert names(box, "running")
-    code, seconds = program.signal(number)
-    assert (code, program.err) == (130, "")
-    assert seconds < PROMISE_S
-    assert not names(box, "running")
+RUNNING = [UP, ("tsnetpy.serve", "3000", "--json"), ("tsnetpy", "ssh-server", "--json")]
+
+
+def test_while_running(bench: Bench, box: Box) -> None:
+    programs = [
+        (bench.start(*argv, "--hostname", "running", env=box.env()), number) for argv in RUNNING for number in SIGNALS
+    ]
+    for program, _ in programs:
+        program.wait_event("running")
+    left = len(names(box, "running"))
+    assert left == len(programs)
+    for program, number in programs:
+        code, seconds = program.signal(number)
+        assert (code, program.err) == (130, ""), program.argv
+        assert seconds < PROMISE_S, program.argv
+        left -= 1
+        assert len(names(box, "running")) == left, program.argv
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -54,16 +59,16 @@ def test_trio_does_the_same(bench: Bench, box: Box) -> None:
     assert not names(box, "trio")
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.15, 0.2])
-def test_while_joining(bench: Bench, box: Box, moment: float) -> None:
+def test_while_joining(bench: Bench, box: Box) -> None:
     """Wherever the login stands, no node is left that nobody runs."""
-    program = bench.start(*UP, "--hostname", "joining", env=box.env())
-    program.wait_event("joining")
-    time.sleep(moment)
-    code, seconds = program.signal(signal.SIGINT)
-    assert (code, program.err) == (130, "")
-    assert seconds < PROMISE_S
-    assert not names(box, "joining")
+    for moment in (0.0, 0.03, 0.06, 0.1, 0.2):
+        program = bench.start(*UP, "--hostname", "joining", env=box.env())
+        program.wait_event("joining")
+        time.sleep(moment)
+        code, seconds = program.signal(signal.SIGINT)
+        assert (code, program.err) == (130, "")
+        assert seconds < PROMISE_S
+        assert not names(box, "joining"), moment
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -219,6 +219,7 @@ class Http1Connection:
         secure: True over TLS.
         taken_over: set by a handler after which nothing more is HTTP here.
         must_close: set when the connection cannot carry another request.
+        trouble: why the response to this request is an error, for the access log.
     """
 
     __slots__ = (
@@ -235,6 +236,7 @@ class Http1Connection:
         "status",
         "stream",
         "taken_over",
+        "trouble",
     )
 
     def __init__(self, stream: ByteStream, client_ip: str, client_port: int = 0, *, secure: bool = False) -> None:
@@ -242,6 +244,7 @@ class Http1Connection:
         self.client_ip = client_ip
         self.client_port = client_port
         self.secure = secure
+        self.trouble = ""
         self.taken_over = False
         self.must_close = False
         self.status = 0

@@ -107,6 +107,7 @@ class ReverseProxy:
         """Say why there is no response from the backend."""
         if not request.complete:
             conn.must_close = True
+        conn.trouble = f"the backend {error}"
         phrase = "Gateway Timeout" if error.status == 504 else "Bad Gateway"
         await conn.respond_text(request, error.status, f"{error.status} {phrase}: the backend {self._target} {error}")
 

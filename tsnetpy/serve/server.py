@@ -197,7 +197,7 @@ class _HttpPortServer:
             wait_s = IDLE_S
             started = anyio.current_time()
             conn.status = conn.sent_bytes = 0
-            failure = ""
+            failure = conn.trouble = ""
             try:
                 await self._dispatch(conn, request, caller)
             except BadRequest as error:
@@ -208,7 +208,7 @@ class _HttpPortServer:
             except ClientGone as error:
                 failure = str(error)
                 conn.must_close = True
-            self._record(caller, request, conn, started, failure)
+            self._record(caller, request, conn, started, failure or conn.trouble)
             if not await conn.finish(request):
                 if not conn.taken_over and not failure:
                     await conn.linger()
