@@ -2,8 +2,8 @@
 
 Functions of bytes only, so that a native twin can replace them. The sum is arithmetic modulo 65535 over big integers: a
 string of 16-bit words read as one big-endian number is congruent to the sum of its words, for 2**16 = 1 (mod 65535).
-Adding slices of a few hundred bytes before the one division keeps conversion and remainder cheap: 1.3 µs for 1240
-bytes against 2.5 µs for the division of the whole (CPython 3.11).
+Folding the number in halves before the one division keeps the remainder cheap: 1.3 µs for 1240 bytes, half of it the
+conversion, against 2 µs for the division of the whole (CPython 3.11).
 """
 
 import struct
@@ -11,12 +11,16 @@ from typing import Final
 
 from tsnetpy.base.packet import Buffer
 
-_SLICE: Final = 640
-"""Bytes per partial sum; even, so that every slice starts on a word boundary."""
+_SLICE: Final = 1344
+"""Bytes per partial sum; a multiple of 16, so that its eighth is a whole number of words."""
 _HALF: Final = _SLICE * 4
 _HALF_MASK: Final = (1 << _HALF) - 1
 _QUARTER: Final = _SLICE * 2
 _QUARTER_MASK: Final = (1 << _QUARTER) - 1
+_EIGHTH: Final = _SLICE
+_EIGHTH_MASK: Final = (1 << _EIGHTH) - 1
+_SMALL: Final = 320
+"""Up to this many bytes folding costs more than it saves."""
 
 _FIN_PSH: Final = 0x09
 _CWR: Final = 0x80
@@ -32,16 +36,21 @@ def raw_sum(data: Buffer) -> int:
     size = len(data)
     if size <= _SLICE:
         total = int.from_bytes(data, "big")
-        return total << 8 if size & 1 else total
-    total = int.from_bytes(data[:_SLICE], "big")
-    at = _SLICE
-    while size - at > _SLICE:
-        total += int.from_bytes(data[at : at + _SLICE], "big")
-        at += _SLICE
-    tail = int.from_bytes(data[at:], "big")
-    total += tail << 8 if size & 1 else tail
+        if size & 1:
+            total <<= 8
+        if size <= _SMALL:
+            return total
+    else:
+        total = int.from_bytes(data[:_SLICE], "big")
+        at = _SLICE
+        while size - at > _SLICE:
+            total += int.from_bytes(data[at : at + _SLICE], "big")
+            at += _SLICE
+        tail = int.from_bytes(data[at:], "big")
+        total += tail << 8 if size & 1 else tail
     total = (total & _HALF_MASK) + (total >> _HALF)
-    return (total & _QUARTER_MASK) + (total >> _QUARTER)
+    total = (total & _QUARTER_MASK) + (total >> _QUARTER)
+    return (total & _EIGHTH_MASK) + (total >> _EIGHTH)
 
 
 def split_tcp(header: bytes, payload: bytes, mss: int) -> list[bytes]:
@@ -98,9 +107,16 @@ def split_tcp(header: bytes, payload: bytes, mss: int) -> list[bytes]:
                 else:
                     front = header[:4] + (tcp_len + size).to_bytes(2, "big") + header[6:40] + ports
             middle = ack_offset + bytes((now_flags,)) + window
-            constant = shared + now_flags + tcp_len + size
+            constant = (shared + now_flags + tcp_len + size) % 65535
         chunk = payload[at : at + size]
-        value = -(constant + seq + raw_sum(chunk)) % 65535
+        if size & 1 or size > _SLICE or size <= _SMALL:
+            words = raw_sum(chunk)
+        else:  # raw_sum() without the call
+            words = int.from_bytes(chunk, "big")
+            words = (words & _HALF_MASK) + (words >> _HALF)
+            words = (words & _QUARTER_MASK) + (words >> _QUARTER)
+            words = (words & _EIGHTH_MASK) + (words >> _EIGHTH)
+        value = -(constant + seq + words % 65535) % 65535  # the remainder first: then the rest are small numbers
         packets.append(b"".join((front, _SEQ_TO_CHECKSUM.pack(seq, middle, value), tail, chunk)))
         seq = (seq + size) & 0xFFFFFFFF
         at += size

@@ -33,6 +33,10 @@ from .sockets import IcmpSocket, Socket, TcpListenerSocket, TcpSocket, UdpSocket
 _LOOP_ROUNDS: Final = 64
 _MAX_OUT: Final = 256
 """Units one egress returns at most, give or take what one connection yields."""
+_MAX_OUT_BYTES: Final = 256 * 1024
+"""Likewise, in payload bytes: what is cut and sealed in one go should still be in the processor's cache for the next."""
+_PULL_BUDGET: Final = 4
+"""Super-segments after which a connection goes to the end of the line."""
 
 
 @final
@@ -44,7 +48,18 @@ class Stack:
         rx_packets, tx_units: arrived packets, and super-segments given out (those to ourselves only in the first).
     """
 
-    __slots__ = ("_datagrams", "_host", "_loop", "_out", "_reassembler", "_tcp", "drops", "rx_packets", "tx_units")
+    __slots__ = (
+        "_datagrams",
+        "_host",
+        "_loop",
+        "_out",
+        "_out_bytes",
+        "_reassembler",
+        "_tcp",
+        "drops",
+        "rx_packets",
+        "tx_units",
+    )
 
     def __init__(
         self,
@@ -58,6 +73,7 @@ class Stack:
         self._datagrams = Datagrams(self._host)
         self._reassembler = Reassembler(self._host.limits, self._host.drops)
         self._out: list[TxPacket] = []
+        self._out_bytes = 0
         self._loop: list[RxPacket] = []
         self.drops = self._host.drops
         self.rx_packets = 0
@@ -232,7 +248,11 @@ class Stack:
             tcp.settle()
             while queue and len(self._out) < _MAX_OUT:
                 self._emit(queue.popleft())
-            while len(self._out) < _MAX_OUT and tcp.pull_next(self._emit, _MAX_OUT, now):
+            while (
+                len(self._out) < _MAX_OUT
+                and self._out_bytes < _MAX_OUT_BYTES
+                and tcp.pull_next(self._emit, _PULL_BUDGET, now)
+            ):
                 pass
             if not self._loop:
                 break
@@ -243,6 +263,7 @@ class Stack:
                 self._dispatch(rx, now)
         out = self._out
         self._out = []
+        self._out_bytes = 0
         self.tx_units += len(out)
         return out
 
@@ -250,6 +271,7 @@ class Stack:
         """Give *tx* out, or back to ourselves."""
         if tx.dst not in self._host.local:
             self._out.append(tx)
+            self._out_bytes += tx.payload_len
         elif len(self._loop) >= self._host.limits.queue:
             self.drops.add("loop_queue")
         else:
