@@ -37,6 +37,7 @@ START: Final[Instant] = 1000 * SECOND
 """Where the clock starts: not at 0, where mistakes with unset instants would hide."""
 _WALL: Final = 1_760_000_000 * SECOND
 _UDP_OVERHEAD: Final = 28
+_BLOCK: Final = 1_000_003
 _ALLOW_ALL: Final = (FilterRule(ANY_IP, tuple(DstRange(ips, 0, 65535) for ips in ANY_IP)),)
 
 Observer: TypeAlias = Callable[[Instant, "SimHost", "SimHost", Buffer], None]
@@ -431,8 +432,10 @@ class Transfer:
         self, sim: Simulator, source: SimHost, sink: SimHost, size: int, port: int = 5001, seed: int = 7
     ) -> None:
         self._sim = sim
-        self._data = Random(seed).randbytes(size)
-        self._view = memoryview(self._data)
+        # A prime length: the stream repeats, but never in step with segments or buffers.
+        self._block = Random(seed).randbytes(_BLOCK) * 2
+        self._view = memoryview(self._block)
+        self._size = size
         self._sent = 0
         self._shut = False
         self._listener = sink.stack.tcp_listen(port, sim.now)
@@ -455,6 +458,10 @@ class Transfer:
         end = self.finished_at if self.finished_at is not None else self._sim.now
         return Goodput(self.received, end - self.started_at)
 
+    def _expected(self, offset: int, length: int) -> memoryview:
+        start = offset % _BLOCK
+        return self._view[start : start + length]
+
     def _act(self) -> None:
         if self.finished_at is not None:
             return
@@ -463,9 +470,9 @@ class Transfer:
         if client.connection.error is not None:
             raise ConnectionError(client.connection.error)
         if not self._shut and client.send_space:
-            if self._sent < len(self._data):
-                self._sent += client.send(self._view[self._sent :], now)
-            if self._sent == len(self._data):
+            if self._sent < self._size:
+                self._sent += client.send(self._expected(self._sent, min(self._size - self._sent, _BLOCK)), now)
+            if self._sent == self._size:
                 self._shut = True
                 client.shutdown(now)
         server = self.server
@@ -473,12 +480,12 @@ class Transfer:
             server = self.server = self._listener.accept()
             if server is None:
                 return
-        while chunk := server.read(1 << 20, now):
-            if self._data[self.received : self.received + len(chunk)] != chunk:
+        while chunk := server.read(_BLOCK, now):
+            if self._expected(self.received, len(chunk)) != chunk:
                 raise ValueError(f"wrong bytes at offset {self.received}")
             self.received += len(chunk)
         if server.connection.eof_received and not server.readable_bytes:
-            if self.received != len(self._data):
-                raise ValueError(f"the stream ended after {self.received} of {len(self._data)} bytes")
+            if self.received != self._size:
+                raise ValueError(f"the stream ended after {self.received} of {self._size} bytes")
             self.finished_at = now
             server.close(now)
