@@ -1,5 +1,6 @@
 """Byte stores against simple models."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,6 +120,7 @@ def test_send_buffer_is_a_rope(writes: list[tuple[int, type]], data: st.DataObje
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 200), st.integers(1, 40)), max_size=40), st.integers(0, 200))
+@pytest.mark.checklist(124)
 def test_range_set_equals_a_set(blocks: list[tuple[bool, int, int]], una: int) -> None:
     base = (1 << 32) - 100
     ranges = RangeSet(1000)
@@ -174,6 +176,7 @@ def test_segment_options_come_back(val: int, ecr: int, blocks: list[tuple[int, i
 
 
 @given(st.binary(max_size=60))
+@pytest.mark.attack(7, 54)
 def test_any_bytes_are_parsed_without_complaint(raw: bytes) -> None:
     parse_segment(raw)
     parse_syn(raw)

@@ -1,5 +1,6 @@
 """Anything may arrive, at any time: the engine never raises, and its invariants hold."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ NEAR = st.one_of(st.integers(-5, 40_000), st.sampled_from([-70_000, 1 << 31, 300
         max_size=40,
     ),
 )
+@pytest.mark.attack(54)
 def test_no_input_breaks_the_engine(offer: bytes, steps: list[tuple[str, object]]) -> None:
     script = Script.established(
         TcpConfig(rcv_buf=20_000, rcv_buf_max=40_000, snd_buf=30_000, snd_buf_max=60_000), options=offer

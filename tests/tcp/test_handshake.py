@@ -13,6 +13,7 @@ ALL_OPTIONS = bytes.fromhex("020404c40402080a000000640000000001030307")
 ONLY_MSS = bytes.fromhex("020404c4")
 
 
+@pytest.mark.checklist(1, 70)
 def test_syn_offers_everything_with_an_unscaled_window() -> None:
     script = Script(TcpConfig(mss=1240))
     (syn,) = script.out()
@@ -24,6 +25,7 @@ def test_syn_offers_everything_with_an_unscaled_window() -> None:
     assert len(syn.options) % 4 == 0
 
 
+@pytest.mark.checklist(2, 16)
 def test_syn_ack_completes_and_is_acknowledged() -> None:
     script = Script()
     script.out()
@@ -43,10 +45,13 @@ def test_syn_ack_completes_and_is_acknowledged() -> None:
     ("options", "mss"),
     [(b"", 536), (bytes.fromhex("02040000"), 536), (bytes.fromhex("02040008"), 48), (bytes.fromhex("0204ffff"), 1220)],
 )
+@pytest.mark.checklist(12, 82)
+@pytest.mark.attack(8)
 def test_peer_mss_absent_zero_tiny_huge(options: bytes, mss: int) -> None:
     assert Script.established(options=options).conn.info().mss == mss
 
 
+@pytest.mark.checklist(14, 15, 120)
 def test_options_not_offered_back_are_never_used() -> None:
     script = Script.established(options=ONLY_MSS)
     info = script.conn.info()
@@ -59,12 +64,15 @@ def test_options_not_offered_back_are_never_used() -> None:
     assert ack.wnd == 65_535
 
 
+@pytest.mark.checklist(14)
+@pytest.mark.attack(8)
 def test_window_shift_above_fourteen_counts_as_fourteen() -> None:
     offer = parse_syn(bytes.fromhex("030fff00")[:0] + bytes.fromhex("0303ff00"))
     assert offer is not None
     assert offer.wscale == 14
 
 
+@pytest.mark.checklist(3)
 def test_wrong_ack_in_syn_sent_draws_a_reset_and_a_new_syn() -> None:
     script = Script()
     script.out()
@@ -73,6 +81,7 @@ def test_wrong_ack_in_syn_sent_draws_a_reset_and_a_new_syn() -> None:
     assert script.state() is State.SYN_SENT
 
 
+@pytest.mark.checklist(4)
 def test_bare_ack_in_syn_sent() -> None:
     script = Script()
     script.out()
@@ -81,6 +90,7 @@ def test_bare_ack_in_syn_sent() -> None:
     assert script.state() is State.SYN_SENT
 
 
+@pytest.mark.checklist(5, 6)
 def test_reset_in_syn_sent_counts_only_with_the_exact_ack() -> None:
     script = Script()
     script.out()
@@ -93,6 +103,7 @@ def test_reset_in_syn_sent_counts_only_with_the_exact_ack() -> None:
     assert script.conn.take_ready() == CLOSED | ERROR
 
 
+@pytest.mark.checklist(8, 98)
 def test_syn_retries_double_and_end() -> None:
     script = Script(TcpConfig(syn_retries=3))
     times = [at for at, s in script.wait(60 * SECOND) if s.flags == SYN]
@@ -103,6 +114,8 @@ def test_syn_retries_double_and_end() -> None:
         script.conn.send(b"late", script.now)
 
 
+@pytest.mark.checklist(7, 38)
+@pytest.mark.attack(23)
 def test_icmp_hard_error_ends_only_an_attempt() -> None:
     script = Script()
     script.out()
@@ -116,6 +129,7 @@ def test_icmp_hard_error_ends_only_an_attempt() -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "abort"])
+@pytest.mark.checklist(9)
 def test_closing_in_syn_sent_is_silent(how: str) -> None:
     script = Script()
     script.out()
@@ -125,6 +139,7 @@ def test_closing_in_syn_sent_is_silent(how: str) -> None:
     assert script.conn.error is None
 
 
+@pytest.mark.checklist(10)
 def test_data_and_fin_queued_before_establishment_go_out_after_it() -> None:
     script = Script()
     assert script.conn.send(b"early", script.now) == 5
@@ -136,6 +151,7 @@ def test_data_and_fin_queued_before_establishment_go_out_after_it() -> None:
     assert script.state() is State.FIN_WAIT_1
 
 
+@pytest.mark.attack(7)
 def test_malformed_options_on_a_syn_are_dropped() -> None:
     script = Script()
     script.out()
@@ -145,12 +161,14 @@ def test_malformed_options_on_a_syn_are_dropped() -> None:
 
 
 @pytest.mark.parametrize("flags", [SYN | FIN, SYN | RST, SYN | FIN | ACK])
+@pytest.mark.attack(10)
 def test_contradictory_flags_are_dropped(flags: int) -> None:
     script = Script.established()
     assert script.feed(1, 1, flags) == []
     assert script.state() is State.ESTABLISHED
 
 
+@pytest.mark.checklist(17)
 def test_simultaneous_open() -> None:
     pipe = Pipe(simultaneous=True)
     pipe.run(SECOND)
@@ -160,6 +178,7 @@ def test_simultaneous_open() -> None:
     assert pipe.transfer(data, data) == (data, data)
 
 
+@pytest.mark.checklist(18)
 def test_reset_during_simultaneous_open() -> None:
     script = Script()
     script.out()
@@ -180,6 +199,7 @@ def accept(listener: Listener, key: object = "peer", options: bytes = ALL_OPTION
     return conn
 
 
+@pytest.mark.checklist(21, 120)
 def test_syn_ack_offers_only_what_the_syn_had() -> None:
     conn = accept(Listener(TcpConfig()), options=ONLY_MSS)
     (syn_ack,) = conn.segments_to_send(SECOND)
@@ -197,6 +217,8 @@ def test_syn_ack_echoes_the_timestamp() -> None:
     assert offer.ts_ecr == 100
 
 
+@pytest.mark.checklist(32, 98)
+@pytest.mark.attack(28)
 def test_repeated_syn_draws_the_syn_ack_again() -> None:
     conn = accept(Listener(TcpConfig()))
     conn.segments_to_send(SECOND)
@@ -207,6 +229,7 @@ def test_repeated_syn_draws_the_syn_ack_again() -> None:
 
 
 @pytest.mark.parametrize("ack", [5000, 5002, 4000])
+@pytest.mark.checklist(26)
 def test_wrong_ack_in_syn_received_draws_a_reset_and_keeps_the_state(ack: int) -> None:
     conn = accept(Listener(TcpConfig()), options=ONLY_MSS)
     conn.segments_to_send(SECOND)
@@ -216,6 +239,7 @@ def test_wrong_ack_in_syn_received_draws_a_reset_and_keeps_the_state(ack: int) -
     assert conn.state is State.SYN_RECEIVED
 
 
+@pytest.mark.checklist(30, 31)
 def test_final_ack_with_data_and_fin_counts() -> None:
     conn = accept(Listener(TcpConfig()), options=ONLY_MSS)
     conn.segments_to_send(SECOND)
@@ -225,6 +249,7 @@ def test_final_ack_with_data_and_fin_counts() -> None:
     assert conn.eof_received
 
 
+@pytest.mark.checklist(28)
 def test_reset_frees_an_embryo() -> None:
     listener = Listener(TcpConfig())
     conn = accept(listener)
@@ -234,6 +259,8 @@ def test_reset_frees_an_embryo() -> None:
     assert listener.embryos == 0
 
 
+@pytest.mark.checklist(32)
+@pytest.mark.attack(27)
 def test_embryo_dies_when_nobody_answers() -> None:
     listener = Listener(TcpConfig(syn_retries=2))
     conn = accept(listener)
@@ -246,6 +273,8 @@ def test_embryo_dies_when_nobody_answers() -> None:
     assert conn.error == "timeout"
 
 
+@pytest.mark.checklist(33, 34)
+@pytest.mark.attack(27, 29)
 def test_embryo_cap_and_backlog() -> None:
     listener = Listener(TcpConfig(), backlog=2, max_embryos=3)
     conns = [accept(listener, key=i) for i in range(3)]
@@ -260,6 +289,7 @@ def test_embryo_cap_and_backlog() -> None:
     assert len(listener) == 1
 
 
+@pytest.mark.checklist(37)
 def test_closing_a_listener_resets_what_nobody_accepted() -> None:
     listener = Listener(TcpConfig())
     embryo, waiting = accept(listener, key=1), accept(listener, key=2)
@@ -280,5 +310,6 @@ def test_closing_a_listener_resets_what_nobody_accepted() -> None:
         ((0xFFFF_FFFF, 0, FIN, 10), (0, 10, RST | ACK)),
     ],
 )
+@pytest.mark.checklist(22, 23, 130)
 def test_reset_for_no_connection(segment: tuple[int, int, int, int], reset: tuple[int, int, int]) -> None:
     assert rst_for(*segment) == reset

@@ -13,6 +13,7 @@ SACK_OK = bytes.fromhex("020404d804020101")
 TS_OK = bytes.fromhex("020404d80101080a0000006400000000")
 
 
+@pytest.mark.checklist(42, 54)
 def test_in_order_data_is_delivered_and_acknowledged() -> None:
     script = Script.established()
     assert script.feed(1, 1, ACK | PSH, b"hello") == []
@@ -24,6 +25,7 @@ def test_in_order_data_is_delivered_and_acknowledged() -> None:
     assert script.conn.read(100, script.now) == b""
 
 
+@pytest.mark.checklist(59, 60)
 def test_delayed_ack_after_the_quick_ones() -> None:
     script = Script.established(TcpConfig(quick_acks=0))
     assert script.feed(1, 1, payload=b"a") == []
@@ -68,6 +70,7 @@ def test_one_packet_answers_a_fin() -> None:
     assert script.wait(100 * MILLISECOND) == []
 
 
+@pytest.mark.checklist(59)
 def test_outgoing_data_carries_the_ack_and_cancels_the_delay() -> None:
     script = Script.established(TcpConfig(quick_acks=0))
     script.feed(1, 1, payload=b"question")
@@ -78,6 +81,7 @@ def test_outgoing_data_carries_the_ack_and_cancels_the_delay() -> None:
     assert script.wait(SECOND) == []
 
 
+@pytest.mark.checklist(44, 46, 61, 123)
 def test_out_of_order_data_waits_and_overlaps_do_not_matter() -> None:
     script = Script.established(options=SACK_OK)
     (ack,) = script.feed(4, 1, payload=b"def")
@@ -93,6 +97,7 @@ def test_out_of_order_data_waits_and_overlaps_do_not_matter() -> None:
     assert script.conn.read(100, script.now) == b"abcdefYZ"
 
 
+@pytest.mark.checklist(121, 122)
 def test_newest_range_is_the_first_sack_block_and_four_fit() -> None:
     script = Script.established(options=SACK_OK)
     for seq in (10, 20, 30, 40, 50):
@@ -101,6 +106,7 @@ def test_newest_range_is_the_first_sack_block_and_four_fit() -> None:
     assert blocks == [50, 40, 30, 20]
 
 
+@pytest.mark.checklist(117)
 def test_duplicate_data_is_reported_by_dsack() -> None:
     script = Script.established(options=SACK_OK)
     script.feed(1, 1, payload=b"abcdef")
@@ -110,6 +116,7 @@ def test_duplicate_data_is_reported_by_dsack() -> None:
     assert ((left - script.PEER_ISN) & 0xFFFFFFFF, (right - script.PEER_ISN) & 0xFFFFFFFF) == (1, 4)
 
 
+@pytest.mark.checklist(45)
 def test_hundred_copies_of_a_future_segment_neither_fill_nor_block() -> None:
     script = Script.established()
     for _ in range(100):
@@ -118,6 +125,8 @@ def test_hundred_copies_of_a_future_segment_neither_fill_nor_block() -> None:
     assert script.conn.read(5000, script.now) == b"ab" + b"c" * 1000
 
 
+@pytest.mark.checklist(67)
+@pytest.mark.attack(41)
 def test_many_separate_ranges_are_capped() -> None:
     script = Script.established(TcpConfig(max_reassembly_ranges=8))
     for i in range(50):
@@ -126,6 +135,8 @@ def test_many_separate_ranges_are_capped() -> None:
     assert script.conn.tcb.stats.dropped_reassembly == 42
 
 
+@pytest.mark.checklist(47, 50, 51, 66, 68)
+@pytest.mark.attack(43)
 def test_data_beyond_the_window_is_trimmed_and_outside_it_only_acknowledged() -> None:
     script = Script.established(TcpConfig(rcv_buf=1000, rcv_buf_max=1000, window_scaling=False))
     (ack,) = script.feed(1, 1, payload=b"x" * 1500)
@@ -141,6 +152,7 @@ def test_data_beyond_the_window_is_trimmed_and_outside_it_only_acknowledged() ->
     assert update.wnd == 1000
 
 
+@pytest.mark.checklist(62, 66)
 def test_window_reopens_in_steps_that_are_not_silly() -> None:
     script = Script.established(TcpConfig(rcv_buf=8000, rcv_buf_max=8000, window_scaling=False))
     script.feed(1, 1, payload=b"x" * 8000, packets=7)
@@ -153,6 +165,7 @@ def test_window_reopens_in_steps_that_are_not_silly() -> None:
     assert update.wnd == 1500
 
 
+@pytest.mark.checklist(65)
 def test_right_edge_of_the_window_never_moves_left() -> None:
     script = Script.established(TcpConfig(rcv_buf=60_000, rcv_buf_max=60_000, window_scaling=False))
     edge = 0
@@ -168,6 +181,7 @@ def test_right_edge_of_the_window_never_moves_left() -> None:
             edge = segment.ack + segment.wnd
 
 
+@pytest.mark.checklist(48, 49, 55)
 def test_fin_beyond_a_gap_waits_for_the_gap() -> None:
     script = Script.established()
     script.feed(4, 1, ACK | FIN, b"def")
@@ -190,12 +204,15 @@ def test_fin_is_taken_at_a_closed_window() -> None:
 
 
 @pytest.mark.parametrize("flags", [0, PSH, URG, FIN])
+@pytest.mark.checklist(52)
+@pytest.mark.attack(10)
 def test_without_the_ack_flag_a_segment_is_ignored(flags: int) -> None:
     script = Script.established()
     assert script.feed(1, 0, flags, b"data") == []
     assert script.conn.readable_bytes == 0
 
 
+@pytest.mark.attack(47)
 def test_urgent_data_is_ordinary_data() -> None:
     script = Script.established()
     script.feed(1, 1, ACK | URG, b"now")
@@ -205,6 +222,8 @@ def test_urgent_data_is_ordinary_data() -> None:
 # -- resets and challenges (RFC 5961) --------------------------------------------------------------
 
 
+@pytest.mark.checklist(129, 133)
+@pytest.mark.attack(30)
 def test_reset_exact_in_window_and_outside() -> None:
     script = Script.established()
     assert script.feed(70_000, 1, RST) == []
@@ -216,6 +235,7 @@ def test_reset_exact_in_window_and_outside() -> None:
     assert script.conn.error == "reset"
 
 
+@pytest.mark.checklist(55)
 def test_received_bytes_stay_readable_after_a_reset() -> None:
     script = Script.established()
     script.feed(1, 1, payload=b"last words")
@@ -225,6 +245,8 @@ def test_received_bytes_stay_readable_after_a_reset() -> None:
     assert script.conn.read(100, script.now) == b"last words"
 
 
+@pytest.mark.checklist(131, 132)
+@pytest.mark.attack(31)
 def test_syn_on_an_open_connection_draws_limited_challenges() -> None:
     script = Script.established()
     assert [s.flags for s in script.feed(1, 1, SYN)] == [ACK]
@@ -236,6 +258,8 @@ def test_syn_on_an_open_connection_draws_limited_challenges() -> None:
     assert script.state() is State.ESTABLISHED
 
 
+@pytest.mark.checklist(87, 126)
+@pytest.mark.attack(33)
 def test_ack_for_unsent_data_changes_nothing() -> None:
     script = Script.established()
     (challenge,) = script.feed(1, 100, ACK, b"", wnd=17)
@@ -246,6 +270,8 @@ def test_ack_for_unsent_data_changes_nothing() -> None:
     assert script.conn.readable_bytes == 0
 
 
+@pytest.mark.checklist(87)
+@pytest.mark.attack(32)
 def test_ack_far_below_is_refused() -> None:
     script = Script.established()
     script.conn.send(b"x" * 100, script.now)
@@ -256,6 +282,8 @@ def test_ack_far_below_is_refused() -> None:
     assert script.conn.tcb.stats.dropped_bad_ack == 1
 
 
+@pytest.mark.checklist(64, 132)
+@pytest.mark.attack(35)
 def test_keepalive_probes_are_answered_and_pure_ack_storms_are_not() -> None:
     script = Script.established()
     (ack,) = script.feed(0, 1)
@@ -267,6 +295,8 @@ def test_keepalive_probes_are_answered_and_pure_ack_storms_are_not() -> None:
 # -- timestamps ------------------------------------------------------------------------------------
 
 
+@pytest.mark.checklist(127)
+@pytest.mark.attack(51)
 def test_paws_drops_old_timestamps_with_an_ack() -> None:
     script = Script.established(options=TS_OK)
     script.feed(1, 1, payload=b"a", options=encode_timestamps(200, 0))
@@ -278,6 +308,8 @@ def test_paws_drops_old_timestamps_with_an_ack() -> None:
     assert script.conn.readable_bytes == 2
 
 
+@pytest.mark.checklist(125)
+@pytest.mark.attack(48)
 def test_timestamps_wrap() -> None:
     script = Script.established(options=bytes.fromhex("020404d80101080afffffff000000000"))
     script.feed(1, 1, payload=b"a", options=encode_timestamps(5, 0))
@@ -285,6 +317,7 @@ def test_timestamps_wrap() -> None:
     assert parse_segment(ack.options).ts_ecr == 5
 
 
+@pytest.mark.attack(48)
 def test_after_24_days_of_silence_any_timestamp_is_believed() -> None:
     script = Script.established(options=TS_OK)
     script.now += 25 * 24 * 3600 * SECOND
@@ -292,6 +325,8 @@ def test_after_24_days_of_silence_any_timestamp_is_believed() -> None:
     assert script.conn.readable_bytes == 1
 
 
+@pytest.mark.checklist(125, 126)
+@pytest.mark.attack(33)
 def test_echo_is_not_advanced_by_out_of_order_or_bad_segments() -> None:
     script = Script.established(options=TS_OK)
     (ack,) = script.feed(3, 1, payload=b"c", options=encode_timestamps(300, 0))
@@ -302,6 +337,7 @@ def test_echo_is_not_advanced_by_out_of_order_or_bad_segments() -> None:
     assert ack.ack == 4
 
 
+@pytest.mark.checklist(128)
 def test_missing_timestamps_are_accepted() -> None:
     script = Script.established(options=TS_OK)
     script.feed(1, 1, payload=b"bare")
@@ -311,6 +347,7 @@ def test_missing_timestamps_are_accepted() -> None:
 # -- closing ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.checklist(58, 137, 138)
 def test_local_close_first() -> None:
     script = Script.established()
     script.conn.send(b"bye", script.now)
@@ -332,6 +369,7 @@ def test_local_close_first() -> None:
     assert script.state() is State.TIME_WAIT
 
 
+@pytest.mark.checklist(138, 141)
 def test_remote_close_first() -> None:
     script = Script.established()
     assert script.feed(1, 1, ACK | FIN) == []  # our own FIN may go with the ACK
@@ -350,6 +388,7 @@ def test_remote_close_first() -> None:
     assert script.conn.take_ready() & CLOSED
 
 
+@pytest.mark.checklist(139)
 def test_simultaneous_close() -> None:
     script = Script.established()
     script.conn.shutdown(script.now)
@@ -361,6 +400,7 @@ def test_simultaneous_close() -> None:
     assert script.state() is State.TIME_WAIT
 
 
+@pytest.mark.checklist(139)
 def test_fin_with_ack_of_our_fin_goes_straight_to_time_wait() -> None:
     script = Script.established()
     script.conn.shutdown(script.now)
@@ -369,6 +409,8 @@ def test_fin_with_ack_of_our_fin_goes_straight_to_time_wait() -> None:
     assert script.state() is State.TIME_WAIT
 
 
+@pytest.mark.checklist(143, 145)
+@pytest.mark.attack(49)
 def test_time_wait_repeats_the_ack_ignores_resets_and_ends() -> None:
     script = Script.established(TcpConfig(time_wait=4 * SECOND))
     script.conn.shutdown(script.now)
@@ -385,6 +427,8 @@ def test_time_wait_repeats_the_ack_ignores_resets_and_ends() -> None:
     assert script.state() is State.CLOSED
 
 
+@pytest.mark.checklist(144)
+@pytest.mark.attack(49)
 def test_time_wait_gives_way_to_a_newer_syn() -> None:
     script = Script.established(options=TS_OK)
     script.conn.shutdown(script.now)
@@ -399,6 +443,7 @@ def test_time_wait_gives_way_to_a_newer_syn() -> None:
     assert not script.conn.accepts_new_syn((script.PEER_ISN - 900) & 0xFFFFFFFF, b"")
 
 
+@pytest.mark.checklist(134)
 def test_close_with_unread_data_resets() -> None:
     script = Script.established()
     script.feed(1, 1, payload=b"ignored")
@@ -409,6 +454,7 @@ def test_close_with_unread_data_resets() -> None:
     assert script.state() is State.CLOSED
 
 
+@pytest.mark.checklist(57)
 def test_data_after_close_resets() -> None:
     script = Script.established()
     script.conn.close(script.now)
@@ -419,6 +465,8 @@ def test_data_after_close_resets() -> None:
     assert script.state() is State.CLOSED
 
 
+@pytest.mark.checklist(142)
+@pytest.mark.attack(46)
 def test_orphan_in_fin_wait_2_is_reset_in_the_end() -> None:
     script = Script.established(TcpConfig(orphan_timeout=20 * SECOND))
     script.conn.close(script.now)
@@ -439,6 +487,7 @@ def test_half_closed_without_close_waits_for_ever() -> None:
     assert script.state() is State.FIN_WAIT_2
 
 
+@pytest.mark.checklist(135)
 def test_abort_sends_one_reset() -> None:
     script = Script.established()
     script.conn.send(b"lost", script.now)
@@ -448,6 +497,7 @@ def test_abort_sends_one_reset() -> None:
     assert script.feed(1, 1, payload=b"x") == []
 
 
+@pytest.mark.checklist(136)
 def test_discard_is_silent() -> None:
     script = Script.established()
     script.conn.discard()
@@ -455,6 +505,7 @@ def test_discard_is_silent() -> None:
     assert script.conn.error == "unreachable"
 
 
+@pytest.mark.attack(39)
 def test_sack_blocks_that_make_no_sense_are_ignored() -> None:
     script = Script.established(options=SACK_OK)
     script.conn.send(b"x" * 5000, script.now)

@@ -22,6 +22,7 @@ def sack(script: Script, *ranges: tuple[int, int]) -> bytes:
     return encode_sack([((left + base) & 0xFFFFFFFF, (right + base) & 0xFFFFFFFF) for left, right in ranges])
 
 
+@pytest.mark.checklist(82, 83)
 def test_initial_window_goes_out_as_one_super_segment() -> None:
     script = Script.established()
     data = blob(100_000)
@@ -64,12 +65,14 @@ def test_super_segments_never_exceed_the_configured_size() -> None:
     assert script.conn.segments_to_send(script.now) == []
 
 
+@pytest.mark.checklist(85)
 def test_zero_length_send_changes_nothing() -> None:
     script = Script.established()
     assert script.conn.send(b"", script.now) == 0
     assert script.out() == []
 
 
+@pytest.mark.checklist(78, 79)
 def test_nagle_keeps_one_small_packet_in_flight() -> None:
     script = Script.established(TcpConfig(nodelay=False))
     script.conn.send(b"a", script.now)
@@ -83,6 +86,7 @@ def test_nagle_keeps_one_small_packet_in_flight() -> None:
     assert rest.payload_len == 1
 
 
+@pytest.mark.checklist(80)
 def test_nagle_does_not_hold_the_last_bytes_before_fin() -> None:
     script = Script.established(TcpConfig(nodelay=False))
     script.conn.send(b"a", script.now)
@@ -94,6 +98,7 @@ def test_nagle_does_not_hold_the_last_bytes_before_fin() -> None:
     assert last.flags & FIN
 
 
+@pytest.mark.attack(44)
 def test_sender_does_not_fill_silly_windows() -> None:
     script = Script.established()
     script.conn.send(blob(20_000), script.now)
@@ -105,6 +110,7 @@ def test_sender_does_not_fill_silly_windows() -> None:
     assert at >= 200 * MILLISECOND
 
 
+@pytest.mark.checklist(72, 73, 74, 75)
 def test_zero_window_probes_back_off_without_end_while_answered() -> None:
     script = Script.established(TcpConfig(data_retries=4))
     script.conn.send(blob(20_000), script.now)
@@ -124,6 +130,8 @@ def test_zero_window_probes_back_off_without_end_while_answered() -> None:
     assert data.payload_len == 20_000 - 10 * MSS
 
 
+@pytest.mark.checklist(73)
+@pytest.mark.attack(44)
 def test_unanswered_probes_end_the_connection() -> None:
     script = Script.established(TcpConfig(data_retries=4))
     script.conn.send(blob(20_000), script.now)
@@ -134,6 +142,7 @@ def test_unanswered_probes_end_the_connection() -> None:
     assert script.conn.error == "timeout"
 
 
+@pytest.mark.checklist(69, 71)
 def test_shrunk_window_stops_new_data_only() -> None:
     script = Script.established()
     script.conn.send(blob(40_000), script.now)
@@ -161,6 +170,7 @@ def test_data_to_a_peer_that_opens_its_window_in_a_real_transfer() -> None:
 # -- timeouts ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.checklist(90, 91, 95)
 def test_retransmission_timer_doubles_and_gives_up() -> None:
     script = Script.established(TcpConfig(data_retries=3))
     script.conn.send(b"hello", script.now)
@@ -174,6 +184,7 @@ def test_retransmission_timer_doubles_and_gives_up() -> None:
     assert script.conn.error == "timeout"
 
 
+@pytest.mark.checklist(97, 98)
 def test_fin_is_retransmitted() -> None:
     script = Script.established()
     script.conn.shutdown(script.now)
@@ -181,6 +192,7 @@ def test_fin_is_retransmitted() -> None:
     assert [(s.seq, s.flags & FIN) for _, s in out] == [(1, FIN)] * 3
 
 
+@pytest.mark.checklist(92, 96, 100)
 def test_timeout_shrinks_to_one_packet_and_resends_in_slow_start() -> None:
     script = Script.established(TcpConfig(congestion="reno"))
     script.conn.send(blob(10 * MSS), script.now)
@@ -196,6 +208,7 @@ def test_timeout_shrinks_to_one_packet_and_resends_in_slow_start() -> None:
     assert script.conn.next_deadline() is None
 
 
+@pytest.mark.checklist(95)
 def test_user_timeout_ends_a_silent_peer() -> None:
     script = Script.established(TcpConfig(user_timeout=3 * SECOND))
     script.conn.send(b"anyone?", script.now)
@@ -206,6 +219,8 @@ def test_user_timeout_ends_a_silent_peer() -> None:
     assert script.conn.error == "timeout"
 
 
+@pytest.mark.checklist(146)
+@pytest.mark.attack(45)
 def test_keepalive_probes_and_gives_up() -> None:
     config = TcpConfig(keepalive_idle=60 * SECOND, keepalive_interval=10 * SECOND, keepalive_probes=3)
     script = Script.established(config)
@@ -222,6 +237,7 @@ def test_keepalive_probes_and_gives_up() -> None:
     assert pipe.a.state is State.ESTABLISHED
 
 
+@pytest.mark.checklist(93)
 def test_no_sample_from_retransmitted_data_without_timestamps() -> None:
     script = Script.established()
     script.now += MILLISECOND
@@ -232,6 +248,7 @@ def test_no_sample_from_retransmitted_data_without_timestamps() -> None:
     assert script.conn.info().srtt == before
 
 
+@pytest.mark.checklist(91, 94)
 def test_rto_follows_a_table_of_samples() -> None:
     rtt = RttEstimator(Config())
     assert rtt.rto == SECOND
@@ -253,6 +270,7 @@ def test_rto_follows_a_table_of_samples() -> None:
 # -- loss recovery -----------------------------------------------------------------------------------
 
 
+@pytest.mark.checklist(101, 105)
 def test_third_duplicate_ack_resends_once_and_limited_transmit_keeps_the_clock() -> None:
     script = Script.established(TcpConfig(congestion="reno"))
     script.conn.send(blob(30 * MSS), script.now)
@@ -269,6 +287,7 @@ def test_third_duplicate_ack_resends_once_and_limited_transmit_keeps_the_clock()
     assert script.conn.info().fast_retransmits == 1
 
 
+@pytest.mark.checklist(103, 106)
 def test_newreno_partial_ack_resends_the_next_hole() -> None:
     script = Script.established()
     script.conn.send(blob(10 * MSS), script.now)
@@ -282,6 +301,7 @@ def test_newreno_partial_ack_resends_the_next_hole() -> None:
     assert script.conn.info().recovery == "open"
 
 
+@pytest.mark.checklist(102)
 def test_data_or_a_changed_window_is_no_duplicate_ack() -> None:
     script = Script.established()
     script.conn.send(blob(10 * MSS), script.now)
@@ -293,6 +313,7 @@ def test_data_or_a_changed_window_is_no_duplicate_ack() -> None:
     assert script.conn.info().fast_retransmits == 0
 
 
+@pytest.mark.checklist(108)
 def test_sack_resends_exactly_the_holes() -> None:
     script = Script.established(options=SACK_OK)
     script.conn.send(blob(10 * MSS), script.now)
@@ -315,6 +336,7 @@ def test_one_sacked_packet_is_reordering_not_loss() -> None:
     assert script.conn.info().recovery == "open"
 
 
+@pytest.mark.checklist(104)
 def test_no_fast_retransmission_into_a_closed_window() -> None:
     script = Script.established(options=SACK_OK)
     script.conn.send(blob(10 * MSS), script.now)
@@ -323,6 +345,8 @@ def test_no_fast_retransmission_into_a_closed_window() -> None:
     assert [s.seq for s in script.feed(1, 1, options=sack(script, (1 + MSS, 1 + 8 * MSS)))][:1] == [1]
 
 
+@pytest.mark.checklist(100)
+@pytest.mark.attack(40)
 def test_timeout_forgets_the_scoreboard() -> None:
     script = Script.established(options=SACK_OK)
     script.conn.send(blob(10 * MSS), script.now)
@@ -333,6 +357,7 @@ def test_timeout_forgets_the_scoreboard() -> None:
     assert resent.seq == 1 + MSS  # reneged, for all we know
 
 
+@pytest.mark.checklist(147)
 def test_smaller_mtu_resends_in_smaller_packets_without_penalty() -> None:
     script = Script.established()
     script.conn.send(blob(10 * MSS), script.now)
@@ -351,6 +376,8 @@ def test_smaller_mtu_resends_in_smaller_packets_without_penalty() -> None:
 
 
 @pytest.mark.parametrize("packets_per_ack", [1, 2, 4, 10])
+@pytest.mark.checklist(110)
+@pytest.mark.attack(34)
 def test_slow_start_doubles_per_round_trip_whatever_an_ack_covers(packets_per_ack: int) -> None:
     script = Script.established()
     script.conn.send(blob(100 * MSS), script.now)
@@ -362,6 +389,8 @@ def test_slow_start_doubles_per_round_trip_whatever_an_ack_covers(packets_per_ac
     assert script.conn.info().cwnd == 20 * MSS
 
 
+@pytest.mark.checklist(111)
+@pytest.mark.attack(34)
 def test_congestion_avoidance_adds_one_packet_per_window() -> None:
     reno = Reno(1000, 10)
     reno.on_congestion(20_000, 0)
@@ -373,6 +402,7 @@ def test_congestion_avoidance_adds_one_packet_per_window() -> None:
     assert reno.cwnd == 12_000  # optimistic ACKs gain one packet
 
 
+@pytest.mark.checklist(110)
 def test_application_limited_flow_does_not_grow() -> None:
     script = Script.established()
     for i in range(50):
@@ -382,6 +412,7 @@ def test_application_limited_flow_does_not_grow() -> None:
     assert script.conn.info().cwnd == 10 * MSS
 
 
+@pytest.mark.checklist(113)
 def test_idle_falls_back_to_the_initial_window() -> None:
     script = Script.established()
     script.conn._sender.cc.cwnd = 100 * MSS

@@ -97,6 +97,7 @@ def test_two_way_bulk_at_once() -> None:
 
 
 @pytest.mark.parametrize("offset", [1 << 32, (1 << 33) + 12345, (1 << 40) - 70_000])
+@pytest.mark.attack(48)
 def test_streams_beyond_four_gigabytes(offset: int) -> None:
     """As if *offset* bytes had gone by already: the absolute numbers are far above 32 bits, the wire is not."""
     pipe = Pipe()
@@ -118,6 +119,8 @@ def test_streams_beyond_four_gigabytes(offset: int) -> None:
     assert pipe.transfer(data, back) == (data, back)
 
 
+@pytest.mark.checklist(123)
+@pytest.mark.attack(48)
 def test_sequence_numbers_wrap_on_the_wire() -> None:
     pipe = Pipe(iss_a=0xFFFF_FFFF - 30_000, iss_b=0xFFFF_FFFF)
     data = blob(200_000)
@@ -127,6 +130,8 @@ def test_sequence_numbers_wrap_on_the_wire() -> None:
     assert min(wire) < 200_000
 
 
+@pytest.mark.checklist(78)
+@pytest.mark.attack(42)
 def test_many_tiny_writes_share_packets() -> None:
     pipe = Pipe(TcpConfig(nodelay=False))
     pipe.open()
@@ -150,6 +155,7 @@ def test_after_everything_both_ends_are_gone() -> None:
     assert pipe.b.next_deadline() is None
 
 
+@pytest.mark.checklist(76, 77)
 def test_receive_window_grows_with_a_reader_that_keeps_up() -> None:
     pipe = Pipe(link=Link(delay=40 * MILLISECOND))
     pipe.transfer(blob(12_000_000))
@@ -188,6 +194,7 @@ def test_a_lost_acknowledgment_costs_two_round_trips_and_no_window() -> None:
     assert info.ssthresh > 1 << 30  # the peer's DSACK proved that nothing had been lost
 
 
+@pytest.mark.checklist(116)
 def test_a_repaired_tail_counts_as_congestion() -> None:
     pipe = Pipe()
     pipe.open()

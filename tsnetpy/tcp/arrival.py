@@ -304,7 +304,7 @@ class Arrival:
         sender = self._sender
         una = tcb.snd_una
         news = 0
-        if extra.sacks and tcb.sack_on and tcb.snd_nxt > una:
+        if extra.sacks and tcb.sack_on:
             news = sender.recovery.on_sack(extra.sacks, ack, extra.ts_ecr if tcb.ts_on and extra.has_ts else -1, now)
         changed = False
         if ack >= una and (tcb.snd_wl1 < seq or (tcb.snd_wl1 == seq and tcb.snd_wl2 <= ack)):

@@ -463,7 +463,7 @@ class Recovery:
         """start..end was sent again."""
         self.first_due = False
         self.flight.resend(start, end, now)
-        self.undo.on_resent(end - start, now)
+        self.undo.on_resent(start, end, now)
         if self.state == RECOVERY:
             self._prr.sent += end - start
 

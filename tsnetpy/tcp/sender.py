@@ -495,7 +495,7 @@ class Sender:
                 recovery.first_due = False
                 return
             self._resend(out, start, end, now)
-            if first:
+            if first or start == tcb.snd_una:  # the oldest hole has its time from its latest retransmission
                 self._tail_armed = False
                 self._rto_at = now + self.rtt.rto
                 tcb.timers.at[RETRANSMIT] = self._rto_at

@@ -25,17 +25,20 @@ class Undo:
         cwnd, ssthresh: as they were.
         resent: retransmitted bytes not yet reported as duplicates.
         first_resent_at: when the first retransmission left, -1 before.
+        low, high: what was sent again lies between these.
         f_rto: one of the F_RTO constants.
         f_rto_room: bytes of new data that F-RTO still admits.
     """
 
-    __slots__ = ("cwnd", "f_rto", "f_rto_room", "first_resent_at", "marker", "resent", "ssthresh")
+    __slots__ = ("cwnd", "f_rto", "f_rto_room", "first_resent_at", "high", "low", "marker", "resent", "ssthresh")
 
     def __init__(self) -> None:
         self.marker = -1
         self.cwnd = 0
         self.ssthresh = 0
         self.resent = 0
+        self.low = 0
+        self.high = 0
         self.first_resent_at: Instant = -1
         self.f_rto: int = F_RTO_OFF
         self.f_rto_room = 0
@@ -49,15 +52,21 @@ class Undo:
         self.first_resent_at = -1
         self.f_rto = F_RTO_OFF
 
-    def on_resent(self, size: int, now: Instant) -> None:
-        """*size* bytes were sent again."""
+    def on_resent(self, start: int, end: int, now: Instant) -> None:
+        """start..end was sent again."""
         if self.first_resent_at < 0:
             self.first_resent_at = now
-        self.resent += size
+            self.low = start
+            self.high = end
+        elif start < self.low:
+            self.low = start
+        if end > self.high:
+            self.high = end
+        self.resent += end - start
 
     def on_dsack(self, start: int, end: int) -> bool:
         """The peer had start..end twice; return True when that holds for all that was sent again."""
-        if self.marker < 0 or start < self.marker or self.first_resent_at < 0:
+        if self.marker < 0 or self.first_resent_at < 0 or start < self.low or end > self.high:
             return False
         self.resent -= end - start
         return self.resent <= 0
