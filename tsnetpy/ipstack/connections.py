@@ -217,7 +217,7 @@ class Connections:
         ):
             self._host.drops.add("syn_limit")
             return
-        local = rx.destination
+        local = listener.local_end(rx.dst)
         remote = rx.source
         iss = self._isn.iss(local.ip, local.port, remote.ip, remote.port, now)
         ts_offset = self._isn.timestamp_offset(local.ip, local.port, remote.ip, remote.port)

@@ -158,7 +158,7 @@ class TcpListenerSocket:
         closed: :meth:`close` was called.
     """
 
-    __slots__ = ("_host", "_order", "closed", "local", "owner", "v4", "v6")
+    __slots__ = ("_ends", "_host", "_order", "closed", "local", "owner", "v4", "v6")
 
     def __init__(self, host: TcpHost, local: Endpoint, v4: Listener, v6: Listener) -> None:
         self._host = host
@@ -169,6 +169,14 @@ class TcpListenerSocket:
         self.v4 = v4
         self.v6 = v6
         self._order: deque[Listener] = deque()
+        self._ends: dict[IpBytes, Endpoint] = {}
+
+    def local_end(self, ip: IpBytes) -> Endpoint:
+        """Return our end for a connection to *ip*, one of our addresses; all connections to it share the object."""
+        end = self._ends.get(ip)
+        if end is None:
+            end = self._ends[ip] = Endpoint(ip, self.local.port)
+        return end
 
     def engine(self, ip: IpBytes) -> Listener:
         """Return the listener engine for the family of *ip*."""

@@ -34,7 +34,7 @@ _LOOP_ROUNDS: Final = 64
 _MAX_OUT: Final = 256
 """Units one egress returns at most, give or take what one connection yields."""
 _MAX_OUT_BYTES: Final = 256 * 1024
-"""Likewise, in payload bytes: what is cut and sealed in one go should still be in the processor's cache for the next."""
+"""Likewise, in payload bytes: what is cut should still be in the processor's cache when it is sealed."""
 _PULL_BUDGET: Final = 4
 """Super-segments after which a connection goes to the end of the line."""
 
