@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -152,6 +153,71 @@ def test_datagrams_and_icmp() -> None:
         assert run_text(script, variant=variant).status == "pass", variant.name
 
 
+CLIENT = """
+ 0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3
++0 fcntl(3, F_SETFL, O_RDWR|O_NONBLOCK) = 0
++0 connect(3, ..., ...) = -1 EINPROGRESS (Operation now in progress)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("sysctl -q net.ipv4.tcp_timestamps=0", "mss 1460,nop,nop,sackOK,nop,wscale 8"),
+        ("../set_sysctls.py /proc/sys/net/ipv4/tcp_sack=0 \\\n /proc/sys/net/ipv4/tcp_fastopen=0", None),
+        ("sysctl net.ipv4.tcp_window_scaling=0; # a comment", "mss 1460,sackOK,TS val 9 ecr 0"),
+    ],
+)
+def test_settings_come_from_the_commands(command: str, options: str | None) -> None:
+    options = options or "mss 1460,nop,nop,TS val 9 ecr 0,nop,wscale 8"
+    for chosen, status in ((options, "pass"), ("mss 1460", "fail")):
+        assert run_text(f"`{command}`\n{CLIENT}+0 > S 0:0(0) <{chosen}>").status == status
+
+
+def test_unknown_settings_skip_the_script() -> None:
+    for command in (
+        "sysctl net.ipv4.tcp_wishes=1",
+        "sysctl net.ipv4.tcp_congestion_control=wish",
+        "ip route",
+    ):
+        assert run_text(f"`{command}`\n{CLIENT}").status == "skip"
+    assert run_text("--wish=1\n" + CLIENT).reason == "unsupported: option --wish"
+
+
+def test_a_dead_way_out_lets_nothing_pass() -> None:
+    lines = ("+0 `tc qdisc replace dev tun0 root pfifo limit 0`", "+0 write(4, ..., 10) = 10")
+    assert run_text(with_server(*lines, "+0 > P. 1:11(10) ack 1")).reason.endswith("nothing was sent")
+    alive = ("+.05 `tc qdisc replace dev tun0 root pfifo`", "* > P. 1:11(10) ack 1")
+    assert run_text(with_server(*lines, *alive)).status == "pass"
+
+
+def test_sizes_set_by_socket_option_hold() -> None:
+    big = SERVER.replace("listen(3, 5)", "setsockopt(3, SOL_TCP, TCP_MAXSEG, [900], 4) = 0\n+0 listen(3, 5)").replace(
+        "<mss 1460", "<mss 900"
+    )
+    assert run_text(big + "+0 getsockopt(4, SOL_TCP, TCP_MAXSEG, [900], [4]) = 0").status == "pass"
+    lines = (
+        "+0 setsockopt(4, SOL_SOCKET, SO_SNDBUF, [3000], 4) = 0",
+        "+0 getsockopt(4, SOL_SOCKET, SO_SNDBUF, [6000], [4]) = 0",
+        "+0...0.050 write(4, ..., 6000) = 6000",
+        "+0 > . 1:3601(3600) ack 1",
+        "+.05 < . 1:1(0) ack 2401 win 600",
+    )
+    assert run_text(with_server(*lines)).status == "pass"
+
+
+def test_poll_compares_the_bits() -> None:
+    lines = (
+        "+0 poll([{fd=4, events=POLLIN|POLLOUT, revents=POLLOUT}], 1, 0) = 1",
+        "+0...0.050 poll([{fd=4, events=POLLIN, revents=POLLIN}], 1, 1000) = 1",
+        "+.05 < F. 1:1(0) ack 1 win 600",
+        "* > . 1:1(0) ack 2",
+    )
+    assert run_text(with_server(*lines)).status == "pass"
+    wrong = "+0 poll([{fd=4, events=POLLIN|POLLOUT, revents=POLLIN}], 1, 0) = 1"
+    assert "poll of descriptor 4" in run_text(with_server(wrong)).reason
+
+
 def test_scripts_may_start_their_numbers_anywhere() -> None:
     script = """
      0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3
@@ -210,6 +276,26 @@ def test_the_parser_knows_the_ways_to_write_a_moment() -> None:
 def test_nonsense_is_refused_with_its_line(text: str) -> None:
     with pytest.raises(ScriptError, match="line 2"):
         parse("\n" + text if text[0] != "`" else "+0 close(3) = 0\n" + text)
+
+
+def test_damaged_scripts_never_raise() -> None:
+    lines = (
+        "+0 write(4, ..., 4000) = 4000",
+        "+0 > P. 1:4001(4000) ack 1",
+        "+.05 < . 1:1(0) ack 1 win 600 <sack 1201:2401,nop,nop>",
+        "+0 poll([{fd=4, events=POLLIN|POLLOUT, revents=POLLOUT}], 1, 0) = 1",
+        "+0 %{ assert tcpi_snd_cwnd == 10, tcpi_snd_cwnd }%",
+    )
+    tokens = re.split(r"(\W)", "--tolerance_usecs=900\n" + with_server(*lines))
+    dice = Random(5)
+    seen = set()
+    for _ in range(400):
+        damaged = list(tokens)
+        for _ in range(dice.randrange(1, 4)):
+            at = dice.randrange(len(damaged))
+            damaged[at : at + 1] = dice.choice([[], [dice.choice(tokens)], [damaged[at], damaged[at]]])
+        seen.add(run_text("".join(damaged)).status)
+    assert seen == {"pass", "fail", "skip"}
 
 
 def test_python_blocks_are_evaluated_without_running_python() -> None:

@@ -94,6 +94,8 @@ class Calls:
         method = _CALLS.get(call.name)
         if method is None:
             raise Unsupported(f"system call {call.name}")
+        if len(call.arguments) < _ARGUMENTS.get(call.name, 1):
+            raise Unsupported(f"{call.name} with {len(call.arguments)} arguments")
         return method(self, call, now)
 
     # -- the table ---------------------------------------------------------------------------------------------------
@@ -370,7 +372,7 @@ class Calls:
             return Outcome(2)
         if command != "F_SETFL":
             raise Unsupported(f"fcntl {command}")
-        flag = call.arguments[2]
+        flag = call.arguments[2] if len(call.arguments) > 2 else None
         fd.nonblocking = isinstance(flag, Name) and "O_NONBLOCK" in flag.parts
         return Outcome(0)
 
@@ -475,3 +477,15 @@ _CALLS: Final[Mapping[str, Callable[[Calls, Call, Instant], Outcome | None]]] = 
     "ioctl": Calls.ioctl,
     "poll": Calls.poll,
 }
+
+_ARGUMENTS: Final[Mapping[str, int]] = {
+    "socket": 3,
+    "listen": 2,
+    "shutdown": 2,
+    "setsockopt": 4,
+    "getsockopt": 4,
+    "fcntl": 2,
+    "ioctl": 3,
+    "poll": 3,
+}
+"""How many arguments a call needs at least, where that is more than one."""

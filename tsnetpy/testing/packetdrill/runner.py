@@ -7,6 +7,7 @@ length of their tick.
 """
 
 import re
+import struct
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -286,20 +287,11 @@ class Run:
     # -- packets in --------------------------------------------------------------------------------------------------
 
     def inject(self, packet: Packet) -> None:
-        spec = packet.spec
         self._note(f"< {_spec_text(packet)}")
-        if isinstance(spec, TcpSpec):
-            if isinstance(spec.options, tuple):
-                edges = [n for option in spec.options if option.name == "sack" for n in option.numbers]
-                self._sacked += zip(edges[::2], edges[1::2])
-            cut = self._settings.packet_mss
-            if not cut and not self._variant.gro:
-                cut = 1000
-            packets = self.flow.build(spec, cut, packet.tos or 0)
-        elif isinstance(spec, UdpSpec):
-            packets = self.flow.build_udp(spec.length)
-        else:
-            packets = self.flow.build_icmp(spec, PROTO_UDP if self._calls.protocol_udp else PROTO_TCP)
+        try:
+            packets = self._build(packet)
+        except (struct.error, ValueError, OverflowError) as error:
+            raise Unsupported(f"a number that does not fit its field ({error})") from error
         self._poked = True
         batch: list[tuple[PeerId, Buffer]] = [(_PEER, data) for data in packets]
         if self._variant.gro:
@@ -307,6 +299,20 @@ class Run:
         else:
             for single in batch:
                 self.stack.ingress(gro.coalesce([single], self._drops), self.now)
+
+    def _build(self, packet: Packet) -> list[bytes]:
+        spec = packet.spec
+        if isinstance(spec, TcpSpec):
+            if isinstance(spec.options, tuple):
+                edges = [n for option in spec.options if option.name == "sack" for n in option.numbers]
+                self._sacked += zip(edges[::2], edges[1::2])
+            cut = self._settings.packet_mss
+            if not cut and not self._variant.gro:
+                cut = 1000
+            return self.flow.build(spec, cut, packet.tos or 0)
+        if isinstance(spec, UdpSpec):
+            return self.flow.build_udp(spec.length)
+        return self.flow.build_icmp(spec, PROTO_UDP if self._calls.protocol_udp else PROTO_TCP)
 
     def _note(self, text: str) -> None:
         self.trace.append(f"{(self.now - self._start) / SECOND:9.4f} {text}")

@@ -119,11 +119,11 @@ def settings_for(script: Script, variant: Variant) -> Settings:
         settings.config.max_gso_packets = 1
     for name, value in script.options.items():
         if name == "tolerance_usecs":
-            settings.tolerance = max(settings.tolerance, int(value) * _MICROSECOND)
+            settings.tolerance = max(settings.tolerance, _option_number(name, value) * _MICROSECOND)
         elif name == "tcp_ts_tick_usecs":
-            settings.ts_tick = int(value) * _MICROSECOND
+            settings.ts_tick = _option_number(name, value) * _MICROSECOND
         elif name == "mss":
-            settings.packet_mss = int(value)
+            settings.packet_mss = _option_number(name, value)
         elif name in ("ip_version", "mtu", "local_ip", "remote_ip", "define", "D"):
             if name in ("ip_version", "mtu"):
                 raise Unsupported(f"option --{name}")
@@ -133,6 +133,12 @@ def settings_for(script: Script, variant: Variant) -> Settings:
         _apply(line, settings)
     _from_calls(script, settings)
     return settings
+
+
+def _option_number(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise Unsupported(f"option --{name}={value}")
+    return int(value)
 
 
 def command_lines(text: str) -> Iterator[str]:
