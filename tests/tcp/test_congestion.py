@@ -119,9 +119,10 @@ def rounds(hystart: HyStart, *samples: list[int]) -> bool:
 def test_hystart_slows_down_when_the_least_round_trip_rises_and_leaves_after_five_rounds() -> None:
     hystart = HyStart()
     assert not rounds(hystart, [100] * 8, [100] * 8)
-    assert not hystart.conservative
+    seen = [hystart.conservative]
     assert not rounds(hystart, [113] * 8)
-    assert hystart.conservative
+    seen.append(hystart.conservative)
+    assert seen == [False, True]
     assert not rounds(hystart, *[[115] * 8] * 4)
     assert rounds(hystart, [115] * 8)
 
@@ -145,9 +146,10 @@ def test_hystart_is_not_fooled(batch: list[int]) -> None:
 def test_hystart_goes_back_when_it_was_jitter() -> None:
     hystart = HyStart()
     rounds(hystart, [100] * 8, [130] * 8)
-    assert hystart.conservative
+    seen = [hystart.conservative]
     rounds(hystart, [101] * 8)
-    assert not hystart.conservative
+    seen.append(hystart.conservative)
+    assert seen == [True, False]
 
 
 # -- pacing ---------------------------------------------------------------------------------------------------------
