@@ -3,7 +3,7 @@
 import errno
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Self, final
@@ -15,8 +15,8 @@ from anyio.abc import TaskStatus
 from tsnetpy.base.addr import Endpoint, IpBytes, format_ip, parse_ip
 from tsnetpy.base.entropy import Entropy, SystemEntropy
 from tsnetpy.base.errors import ConfigError, DialError
-from tsnetpy.base.instant import Duration, Instant
-from tsnetpy.base.packet import Buffer, PeerId
+from tsnetpy.base.instant import Duration
+from tsnetpy.base.packet import PeerId
 from tsnetpy.dataplane import (
     DataPlane,
     DataPlaneConfig,
@@ -30,7 +30,7 @@ from tsnetpy.netstack import icmp, tcp, udp
 from tsnetpy.netstack.pump import Pump
 from tsnetpy.netstack.tcp import TcpListener, TcpStream
 from tsnetpy.netstack.udp import UdpSocket
-from tsnetpy.runtime.underlay import PathId, UnderlayConfig, UnderlayPeer
+from tsnetpy.runtime.underlay import UnderlayConfig, UnderlayPeer
 
 from .config import WireGuardConfig
 from .names import TunnelResolver, socket_resolver
@@ -301,17 +301,12 @@ class WireGuardNode(AsyncContextManagerMixin):
 
     async def _run_underlay(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         try:
-            await self._underlay.run(self._deliver, task_status=task_status)
+            await self._underlay.run(self._pump.deliver, task_status=task_status)
         except OSError as error:
             raise ConfigError(
                 f"UDP port {self._config.listen_port} cannot be opened: {error.strerror}",
                 hint="another program may use it; without ListenPort any free one is taken",
             ) from error
-
-    def _deliver(self, batch: Sequence[Buffer], path: PathId, now: Instant) -> None:
-        self._pump.deliver(batch, path, now)
-        for back, datagram in self._dataplane.take_path_outgoing():
-            self._underlay.reply(back, datagram)
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, EndpointSeen):

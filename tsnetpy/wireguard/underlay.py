@@ -304,12 +304,12 @@ class WireGuardUnderlay:
             await path.wanted.wait()
 
     async def _read(self, sock: UdpSocket, deliver: Deliver) -> None:
-        while True:
-            # This lets other tasks run even if there is more to read: a flood must not starve the applications.
-            await sock.wait_readable()
+        def take() -> None:
             batches = sock.receive()
             if batches:
                 self._receive(batches, deliver, monotonic_ns())
+
+        await sock.run_reader(take)
 
     def _receive(self, batches: list[Received], deliver: Deliver, now: Instant) -> None:
         run: list[Buffer] = []
