@@ -3,6 +3,7 @@
 What the runner cannot act upon is refused here or there with a reason: a line silently skipped would be a false pass.
 """
 
+import contextlib
 import re
 from typing import Final
 
@@ -44,6 +45,10 @@ _NOTE: Final = re.compile(r"\([^)]*\)")
 _IP_INFO: Final = re.compile(r"[\[(]([^\])]*)[\])]")
 _TOS: Final = {"noecn": 0, "ect0": 2, "ect1": 1, "ce": 3}
 _PLAIN_OPTIONS: Final = ("nop", "eol", "sackOK")
+
+
+def _integer(text: str) -> int:
+    return int(text, 16 if "x" in text.lower() else 10)
 
 
 class _Cursor:
@@ -112,7 +117,7 @@ class _Cursor:
         return True
 
     def number(self) -> int:
-        return int(self.get(_INT, "a number"), 0)
+        return _integer(self.get(_INT, "a number"))
 
     def unsigned(self) -> int:
         return int(self.get(_UNSIGNED, "a number"))
@@ -226,7 +231,8 @@ def _tos(text: str) -> int:
     if text.lower() in _TOS:
         return _TOS[text.lower()]
     if text.lower().startswith("tos "):
-        return int(text[4:], 0)
+        with contextlib.suppress(ValueError):
+            return _integer(text[4:])
     raise Unsupported(f"IP header field {text!r}")
 
 
@@ -274,6 +280,8 @@ def _option(cursor: _Cursor) -> Option:
     for word, name in (("md5", "md5"), ("FOEXP", "fastopen_exp"), ("FO", "fastopen")):
         if cursor.keyword(word):
             digits = cursor.match(_HEX)
+            if digits is not None and len(digits.group()) % 2:
+                raise cursor.fail("an even number of hexadecimal digits")
             return Option(name, (), bytes.fromhex(digits.group()) if digits is not None else b"")
     raise Unsupported(f"TCP option {cursor.text[cursor.at : cursor.at + 12].split(',')[0]!r}")
 
@@ -328,7 +336,7 @@ def _value(cursor: _Cursor) -> Value:
     if cursor.take("{"):
         return _struct(cursor)
     if (number := cursor.match(_INT)) is not None:
-        return int(number.group(), 0)
+        return _integer(number.group())
     word = cursor.word()
     if cursor.take("("):
         return Applied(word, _sequence(cursor, ")"))
