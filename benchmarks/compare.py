@@ -125,7 +125,7 @@ class Bench:
             behind = ["-backend", f"http://127.0.0.1:{BACKEND_PORT}"]
         servers: dict[str, tuple[Process, str]] = {}
         for kind in (TSNET, OURS):
-            process = self.lab.start(f"{kind}-server", "a", self._argv(kind, "a", behind))
+            process = self.lab.start(f"{kind}-server", "a", self._argv(kind, "a", behind), self._env())
             servers[kind] = (process, _first_ip(process))
         for mode in modes:
             for pair in PAIRS:
@@ -184,7 +184,7 @@ class Bench:
         """Run one client and return what it printed, and how long it ran (``wall_s``)."""
         print(f"{kind}: {' '.join(flags)}", file=sys.stderr)
         limit = self.seconds + 90
-        process = self.lab.start(f"{kind}-client", "b", self._argv(kind, "b", flags))
+        process = self.lab.start(f"{kind}-client", "b", self._argv(kind, "b", flags), self._env())
         usage = os.times()
         try:
             status = process.popen.wait(limit)
@@ -198,6 +198,10 @@ class Bench:
             raise AssertionError(f"ended with {status}: {process.output()[-500:]}")
         result: dict[str, float] = json.loads(lines[-1])
         return {**result, "wall_s": wall}
+
+    def _env(self) -> dict[str, str]:
+        """Let Python keep compiled modules, as an installation has them; the checkout itself stays as it is."""
+        return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self.lab.plain_dir("pycache"))}
 
     def _argv(self, kind: str, ns: str, flags: Sequence[str]) -> list[str]:
         """Return the command of one peer, to be run in *ns*."""

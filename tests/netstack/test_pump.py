@@ -1,5 +1,7 @@
 """The pump: what tasks that were woken together send goes out together."""
 
+import contextlib
+
 import anyio
 import pytest
 
@@ -34,6 +36,7 @@ async def test_answers_of_tasks_woken_together_share_turns() -> None:
             await b.aclose()
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio runs tasks in random order, other turns go on meanwhile
 async def test_a_lone_answer_goes_out_at_once() -> None:
     async with pair() as net:
         a, b = await net.connected()
@@ -47,8 +50,55 @@ async def test_a_lone_answer_goes_out_at_once() -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(answer)
+            await anyio.wait_all_tasks_blocked()
             await a.send(b"question")
             assert await a.receive() == b"question"
         assert sent_by_then == [1]
         await a.aclose()
         await b.aclose()
+
+
+async def test_sends_in_one_turn_of_the_loop_go_out_together() -> None:
+    async with pair() as net:
+        ends = [await net.connected(1000 + n) for n in range(STREAMS)]
+        go = anyio.Event()
+
+        async def speak(stream: TcpStream) -> None:
+            await go.wait()
+            await stream.send(b"hello")
+
+        async with anyio.create_task_group() as tasks:
+            for a, _ in ends:
+                tasks.start_soon(speak, a)
+            await anyio.wait_all_tasks_blocked()
+            before = net.a.pump.turns
+            go.set()
+            for _, b in ends:
+                assert await b.receive() == b"hello"
+        assert net.a.pump.turns - before <= 3
+        for a, b in ends:
+            await a.aclose()
+            await b.aclose()
+
+
+async def test_a_failure_of_the_data_plane_ends_the_pump() -> None:
+    def explode(*_: object) -> None:
+        raise LookupError("broken")
+
+    async def send(stream: TcpStream) -> None:
+        with contextlib.suppress(LookupError):
+            await stream.send(b"x")
+
+    async def fail() -> None:
+        async with pair() as net:
+            streams = [(await net.connected(1000 + n))[0] for n in range(2)]
+            await anyio.wait_all_tasks_blocked()
+            net.a.pump._underlay.send = explode  # type: ignore[method-assign, assignment]  # the wire breaks
+            async with anyio.create_task_group() as tasks:
+                for stream in streams:
+                    tasks.start_soon(send, stream)
+                await anyio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await fail()
+    assert caught.group_contains(LookupError)

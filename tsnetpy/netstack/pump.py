@@ -18,6 +18,7 @@ from tsnetpy.base.packet import Buffer
 from tsnetpy.dataplane import DataPlane, DataPlaneConfig
 from tsnetpy.ipstack import Socket, TcpSocket
 from tsnetpy.runtime.clock import loop_clock, monotonic_ns, wall_ns
+from tsnetpy.runtime.loop import call_soon
 from tsnetpy.runtime.underlay import PathId, Underlay
 from tsnetpy.tcp import State
 
@@ -67,10 +68,15 @@ class Pump:
         "_clock",
         "_corked",
         "_drain",
+        "_failure",
         "_more",
+        "_passed",
         "_running",
+        "_scheduled",
         "_sink",
+        "_soon",
         "_turning",
+        "_uncork_at",
         "_underlay",
         "_wake",
         "dataplane",
@@ -105,7 +111,12 @@ class Pump:
         self._more = False  # a turn ended with something left to send
         self._armed: Instant | None = None  # when the timer task will wake up at the latest
         self._wake: anyio.Event | None = None
-        self._corked = False  # several tasks were woken at once: what they send goes out together
+        self._soon: Callable[[Callable[[], object]], object] | None = None
+        self._scheduled = 0  # calls of _uncork asked for
+        self._passed = 0  # calls of _uncork that took place
+        self._corked = False  # what is sent now goes out with the call of that number
+        self._uncork_at = 0
+        self._failure: Exception | None = None
         self._running = False
         self._drain: anyio.Event | None = None
 
@@ -118,6 +129,7 @@ class Pump:
         if self._running:
             raise RuntimeError("the pump is already running")
         self._running = True
+        self._soon = call_soon()
         if self._clock is monotonic_ns:
             self._clock = loop_clock()
         try:
@@ -126,6 +138,8 @@ class Pump:
             task_status.started()
             while True:
                 await self._sleep()
+                if self._failure is not None:
+                    raise self._failure
                 # A sleep may end a moment early; a deadline that is handled "too early" would not be due and the
                 # loop would spin (architecture, C.3).
                 now = self.now()
@@ -138,6 +152,8 @@ class Pump:
                 self.turn(now)
         finally:
             self._running = False
+            self._soon = None
+            self._corked = False
 
     def deliver(self, batch: Sequence[Buffer], path: PathId, now: Instant) -> None:
         """Take datagrams from the underlay (its ``deliver`` callback)."""
@@ -148,22 +164,54 @@ class Pump:
             self._underlay.reply(cast("PathId", back), datagram)
         ready = self.stack.take_ready()
         _tell(ready)
-        if len(ready) > 1 and self._wake is not None:
-            # The tasks just woken are in the event loop's queue before the timer task, which thus runs after them.
-            self._corked = True
-            self._wake.set()
+        if len(ready) > 1 and self._soon is not None:
+            self._scheduled += 1
+            self._soon(self._let_others_run)
+            self._cork()
         elif plane.pending or self._drain is not None:
             self.turn(now)
         else:
             self._arm(now)
 
     def flush(self, now: Instant) -> None:
-        """Send what an application call left pending: now, or in a moment with that of the tasks woken beside it.
+        """Send what an application call left pending: at once, or with that of the tasks that run beside it.
 
-        A turn, a sealed batch and a system call for many small writes cost little more than for one.
+        The first send in a turn of the event loop goes out directly, and so does one whose task was woken alone. Others
+        wait for the end of the turn: one seal, one system call and one round through all layers for many small writes
+        cost little more than for one.
         """
+        if self._corked:
+            return
+        if self._passed < self._scheduled:
+            self._cork()
+            return
+        if self._soon is not None:
+            self._scheduled += 1
+            self._soon(self._uncork)
+        self.turn(now)
+
+    def _cork(self) -> None:
         if not self._corked:
-            self.turn(now)
+            self._corked = True
+            self._uncork_at = self._scheduled  # fixed: what is scheduled after this must not put it off for ever
+
+    def _let_others_run(self) -> None:
+        """The tasks that were woken have run, but not yet those that they have woken."""
+        if self._soon is not None:
+            self._soon(self._uncork)
+        else:
+            self._uncork()
+
+    def _uncork(self) -> None:
+        self._passed += 1
+        if self._corked and self._passed >= self._uncork_at:
+            self._corked = False
+            try:
+                self.turn(self._clock())
+            except Exception as failure:  # run() raises it
+                self._failure = failure
+                if self._wake is not None:
+                    self._wake.set()
 
     def configure(self, config: DataPlaneConfig) -> None:
         """Apply a new configuration to the data plane."""
@@ -249,15 +297,8 @@ class Pump:
         try:
             with anyio.move_on_after(None if deadline is None else max(0, deadline - self._clock()) / SECOND):
                 await self._wake.wait()
-                while self._corked:  # the timer stands as it is
-                    await anyio.lowlevel.checkpoint()
-                    self._corked = False
-                    self._wake = anyio.Event()
-                    self.turn(self._clock())
-                    await self._wake.wait()
         finally:
             self._wake = None
-            self._corked = False
 
 
 _SLACK: Final = 1_000_000  # 1 ms: how early a sleep may end and still count as the deadline
