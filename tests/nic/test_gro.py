@@ -179,7 +179,6 @@ def test_fragments_and_options_pass_through_unmerged() -> None:
     ]
 
 
-@pytest.mark.attack(41)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 50), st.booleans()), min_size=1, max_size=40))
 def test_merging_never_changes_a_stream(steps: list[tuple[int, int, bool]]) -> None:
     """Each flow's bytes, in order of arrival, are the same with and without merging, whatever arrives."""
