@@ -61,6 +61,21 @@ def test_three_reported_packets_without_reordering_mean_loss_at_once() -> None:
     assert script.conn._sender.recovery.rack.sent_at == script.now - RTT
 
 
+@pytest.mark.checklist(114)
+def test_three_reported_small_packets_mean_loss_as_well() -> None:
+    script = distant()
+    for _ in range(6):
+        script.conn.send(b"x" * 100, script.now)
+        script.out()
+        script.now += MS
+    script.now += RTT
+    base = script.OUR_ISN + 1
+    blocks = [((base + a) & 0xFFFFFFFF, (base + b) & 0xFFFFFFFF) for a, b in ((100, 200), (300, 600))]
+    assert script.feed(1, 1, options=encode_sack(blocks[:1])) == []
+    (again, *_) = script.feed(1, 1, options=encode_sack(blocks))
+    assert (again.seq, again.payload_len) == (1, 100)
+
+
 @pytest.mark.checklist(115)
 @pytest.mark.checklist(99)
 def test_reordering_timer_needs_no_further_ack_and_is_judged_at_its_deadline() -> None:

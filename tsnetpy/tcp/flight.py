@@ -158,6 +158,21 @@ class Flight:
             at += 1
         return out
 
+    def reported(self, enough: int) -> int:
+        """Count transmissions of which the peer reported something; stop at *enough*.
+
+        Packets smaller than the MSS make few bytes, so bytes alone would not show that three of them arrived.
+        """
+        count = 0
+        at = self.una
+        highest = self.sacked.highest()
+        while at < highest and count < enough:
+            _, at = self.sacked.gap(at, highest) if not self.sacked.covers(at) else (0, at)
+            end = self.sacked.gap(at, highest)[0]
+            count += len(self.pieces(at, end))
+            at = end
+        return count
+
     def mark_lost(self, start: int, end: int, sent_at: Instant) -> None:
         """Deem those bytes of start..end lost whose latest transmission was at *sent_at* and that nobody reported."""
         for left, right, when, _ in self.pieces(start, end):

@@ -92,6 +92,11 @@ class RangeSet:
         """Return the end of the last range; 0 when there is none."""
         return self._ends[-1] if self._ends else 0
 
+    def covers(self, number: int) -> bool:
+        """Tell whether *number* is in the set."""
+        at = bisect_right(self._starts, number) - 1
+        return at >= 0 and self._ends[at] > number
+
     def gap(self, low: int, high: int) -> tuple[int, int]:
         """Return the first stretch of low..high that is not in the set; start == end when there is none."""
         ends = self._ends

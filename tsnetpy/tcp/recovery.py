@@ -328,8 +328,9 @@ class Recovery:
         tcb = self._tcb
         rtt = self._rtt
         flight = self.flight
-        many = flight.sacked.total > (DUP_THRESH - 1) * tcb.mss or (
-            self.dup_acks >= DUP_THRESH and flight.sacked.total > 0
+        sacked = flight.sacked.total
+        many = sacked > (DUP_THRESH - 1) * tcb.mss or (
+            sacked > 0 and (self.dup_acks >= DUP_THRESH or flight.reported(DUP_THRESH) >= DUP_THRESH)
         )
         window = self.rack.window(self.state != OPEN or many, rtt.min_rtt, rtt.srtt)
         wait = self.rack.detect(flight, window, now)
