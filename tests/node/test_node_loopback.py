@@ -176,7 +176,7 @@ async def test_login_url_is_reported_and_the_time_a_person_takes_does_not_count(
     with anyio.fail_after(20):
         async with Coordinator() as box, anyio.create_task_group() as group:
             group.start_soon(approve, box)
-            async with Node("alpha", control_url=box.url, on_auth_url=show, timeout=0.7) as node:
+            async with Node("alpha", control_url=box.url, on_auth_url=show, timeout=0.7, login_timeout=10) as node:
                 assert node.status().backend_state == "Running"
             assert len(urls) == 1
 

@@ -39,6 +39,7 @@ class NodeOptions(TypedDict, total=False):
     accept_routes: bool
     shields_up: bool
     timeout: float
+    login_timeout: float | None
     dial_timeout: float
     on_auth_url: Callable[[str], None] | None
     serve_dns: bool
@@ -68,8 +69,9 @@ class NodeConfig:
     shields_up: bool = False
     """Refuse everything that peers initiate."""
     timeout: float = 60.0
-    """Seconds that ``async with Node(...)`` waits until the node runs. With *on_auth_url* set, the time that a person
-    takes to log in does not count."""
+    """Seconds that ``async with Node(...)`` waits until the node runs."""
+    login_timeout: float | None = None
+    """Seconds that a person has to visit the login URL (``math.inf``: any time); ``None``: *timeout* covers it."""
     dial_timeout: float = 30.0
     """Seconds after which a dial that nobody answers fails with ``ETIMEDOUT``."""
     on_auth_url: Callable[[str], None] | None = field(default=None, repr=False)

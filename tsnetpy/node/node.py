@@ -1,7 +1,6 @@
 """The node as applications hold it."""
 
 import errno
-import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -291,9 +290,10 @@ class Node(AsyncContextManagerMixin):
                 state = parts.control.status.value.state
                 if state is ControlState.RUNNING and parts.netmap.value is not None:
                     return
-                if self._config.on_auth_url is not None and asked is not (state is ControlState.NEEDS_LOGIN):
-                    asked = not asked  # a person is shown a login URL, and people take their time
-                    patience.deadline = math.inf if asked else anyio.current_time() + self._config.timeout
+                if self._config.login_timeout is not None and asked is not (state is ControlState.NEEDS_LOGIN):
+                    asked = not asked
+                    allowed = self._config.login_timeout if asked else self._config.timeout
+                    patience.deadline = anyio.current_time() + allowed
                 await parts.progress.wait_change(version)
         raise self._not_running(parts)
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from tsnetpy.base.errors import AuthError, ConfigError, ControlError, DialError,
 
 from .config import NodeConfig
 
+JOIN_TIMEOUT_S: Final = 60.0
 BACKEND_ENV: Final = "TSNETPY_BACKEND"
 """``asyncio`` (default) or ``trio``."""
 
@@ -71,7 +73,12 @@ def add_node_arguments(parser: argparse.ArgumentParser) -> None:
         "--auth-key", default="", metavar="KEY", help="auth key or file:PATH (TS_AUTHKEY, which other users cannot see)"
     )
     group.add_argument("--udp-port", type=int, default=0, metavar="PORT", help="WireGuard's UDP port (default: any)")
-    group.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait for joining")
+    group.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help=f"seconds to wait for joining (default {JOIN_TIMEOUT_S:g}; a person who logs in may take any time)",
+    )
     group.add_argument("-v", "--verbose", action="count", default=0, help="log to standard error; twice for more")
 
 
@@ -89,7 +96,8 @@ def node_config(args: argparse.Namespace, progress: "Progress") -> NodeConfig:
         tags=tuple(args.tag),
         control_url=args.login_server,
         port=args.udp_port,
-        timeout=args.timeout,
+        timeout=JOIN_TIMEOUT_S if args.timeout is None else args.timeout,
+        login_timeout=math.inf if args.timeout is None else None,
         on_auth_url=progress.auth_url,
     ).resolved()
 
