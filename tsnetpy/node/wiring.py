@@ -49,6 +49,7 @@ LOGOUT_AFTER_SECONDS: Final = 0.4
 """When closing logs out although peers have not taken everything yet. They drop a node once the server forgets it."""
 LOGOUT_SECONDS: Final = 1.2
 """How long closing waits for the server to forget an ephemeral node."""
+_MAX_TROUBLES: Final = 8
 
 
 @final
@@ -181,7 +182,8 @@ class Wiring:
             await self.control.run()
         except AuthError as error:
             # A running node keeps its connections: peers drop it when the server tells them to.
-            _log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
+            if self.netmap.value is not None:  # else whoever waits for the node is told
+                _log.error("%s%s", error, f" ({error.hint})" if error.hint else "")
             self.failure = error
             self.progress.set(None)
 
@@ -198,7 +200,14 @@ class Wiring:
 
     async def _follow_status(self) -> None:
         cell = self.control.status
+        told: set[str] = set()
         async for status in cell.changes():
+            if status.state is ControlState.RUNNING:
+                told.clear()
+            trouble = status.message if status.state is ControlState.CONNECTING else ""
+            if trouble and trouble not in told and len(told) < _MAX_TROUBLES:
+                told.add(trouble)  # once each: attempts go on for as long as the server is away
+                _log.warning("%s; trying again", trouble)
             if status.state is ControlState.NEEDS_LOGIN and status.auth_url != self._shown_url:
                 self._shown_url = status.auth_url
                 if self.config.on_auth_url is not None:
