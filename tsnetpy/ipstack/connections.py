@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 from typing import Final, final
 
 from tsnetpy.base.addr import Endpoint, IpBytes
-from tsnetpy.base.instant import Instant
+from tsnetpy.base.instant import Instant, earliest
 from tsnetpy.base.packet import PROTO_TCP, PeerId, TxPacket
 from tsnetpy.nic.rx import RxPacket
 from tsnetpy.tcp import Connection, Listener, State, TcpConfig, rst_for
@@ -19,6 +19,7 @@ from .host import ANY, Host
 from .icmp import IcmpError
 from .limits import TokenBucket
 from .ports import IsnGenerator, check_port
+from .resting import RestingConnections
 from .sockets import TcpListenerSocket, TcpSocket
 
 ACCEPT: Final = 64
@@ -51,12 +52,12 @@ class Connections:
         "_peer_conns",
         "_peer_embryos",
         "_reset_bucket",
+        "_resting",
         "_sending",
         "_serial",
         "_tcp4",
         "_tcp6",
         "_tcp_config",
-        "_time_wait",
         "_touched",
     )
 
@@ -71,7 +72,7 @@ class Connections:
         self._peer_conns: dict[PeerId, int] = {}
         self._peer_embryos: dict[PeerId, int] = {}
         self._embryos = 0
-        self._time_wait: dict[PeerId, dict[TcpSocket, None]] = {}  # oldest first
+        self._resting = RestingConnections()  # counted in _peer_conns as well
         self._touched: dict[TcpSocket, None] = {}
         self._sending: dict[TcpSocket, None] = {}
         self._heap: list[tuple[Instant, int, TcpSocket]] = []
@@ -90,6 +91,8 @@ class Connections:
             if socket.local.ip in gone:
                 socket.connection.discard()
                 self.tcp_touched(socket)
+        for key in self._resting.on_addresses(gone):
+            self._end_rest(key)
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -107,14 +110,14 @@ class Connections:
         self._host.now = now
         check_port(remote.port, zero=False)
         source = self._host.pick_source(remote.ip, local.ip if local is not None else ANY)
-        if len(self._conns) >= self._host.limits.connections and not self._end_time_wait(LOOPBACK_PEER, now):
+        if self._full and not self._make_room(LOOPBACK_PEER):
             raise TooManySockets("too many TCP connections")
         addrs = remote.ip + source
         high = remote.port << 16
         if local is not None and local.port:
             check_port(local.port, zero=False)
             port = local.port
-            if (addrs, high | port) in self._conns:
+            if (addrs, high | port) in self._conns or (addrs, high | port) in self._resting:
                 raise AddressInUse(f"a connection from {Endpoint(source, port)} to {remote} exists")
         else:
             port = self._host.ports.pick(lambda p: self._port_free(addrs, high, p, source))
@@ -149,6 +152,7 @@ class Connections:
     def _port_free(self, addrs: bytes, high: int, port: int, source: IpBytes) -> bool:
         return (
             (addrs, high | port) not in self._conns
+            and (addrs, high | port) not in self._resting
             and (source, port) not in self._listeners
             and (ANY, port) not in self._listeners
         )
@@ -188,6 +192,8 @@ class Connections:
         if flags & 0x3F in _BAD_FLAGS:
             self._host.drops.add("tcp_flags")
             return
+        if self._rested(rx, now):
+            return
         if flags & RST:
             self._host.drops.add("no_connection")
             return
@@ -202,16 +208,39 @@ class Connections:
             header = encode_header(rx.dst_port, rx.src_port, seq, ack, reply, 0)
             self._host.enqueue(TxPacket(rx.dst, rx.src, PROTO_TCP, header, [], 0))
 
+    def _rested(self, rx: RxPacket, now: Instant) -> bool:
+        """Handle a segment of a connection in TIME-WAIT; False if there is none (any more)."""
+        key = (rx.addrs, rx.ports)
+        state = self._resting.get(key)
+        if state is None:
+            return False
+        if (
+            rx.flags & (SYN | ACK | RST) == SYN
+            and state.accepts_new_syn(rx.seq, rx.options)
+            and self._listener_for(rx) is not None
+        ):
+            self._end_rest(key)
+            return False
+        until = state.until
+        answer = state.receive_segment(rx.seq, rx.flags, len(rx.payload), now)
+        if state.until != until:
+            self._resting.restart(key)
+        if answer is not None:
+            header = encode_header(
+                rx.dst_port, rx.src_port, answer.seq, answer.ack, answer.flags, answer.wnd, answer.options
+            )
+            self._host.enqueue(TxPacket(rx.dst, rx.src, PROTO_TCP, header, [], 0))
+        return True
+
     def _syn(self, listener: TcpListenerSocket, rx: RxPacket, now: Instant) -> None:
         limits = self._host.limits
         peer = rx.peer
-        full = len(self._conns) >= limits.connections
         mine_full = self._peer_conns.get(peer, 0) >= limits.connections_per_peer
-        if mine_full and peer not in self._time_wait:
+        if mine_full and not self._resting.has(peer):
             self._host.drops.add("syn_limit")
             return
         if (
-            ((full or mine_full) and not self._end_time_wait(peer, now))
+            ((self._full or mine_full) and not self._make_room(peer))
             or self._embryos >= limits.embryos
             or self._peer_embryos.get(peer, 0) >= limits.embryos_per_peer
         ):
@@ -232,18 +261,20 @@ class Connections:
         self._embryos += 1
         self._peer_embryos[peer] = self._peer_embryos.get(peer, 0) + 1
 
-    def _end_time_wait(self, peer: PeerId, now: Instant) -> bool:
-        """Make room: forget the connection that is longest in TIME-WAIT, one of *peer* before all others."""
-        mine = self._time_wait.get(peer)
-        if mine is None:
-            if not self._time_wait:
-                return False
-            mine = next(iter(self._time_wait.values()))
-        socket = next(iter(mine))
-        socket.connection.abort(now)  # sends nothing in TIME-WAIT
-        self._forget(socket)
-        self._touched[socket] = None
+    @property
+    def _full(self) -> bool:
+        return len(self._conns) + len(self._resting) >= self._host.limits.connections
+
+    def _make_room(self, peer: PeerId) -> bool:
+        """Forget the connection that is longest in TIME-WAIT, *peer*'s before all others'; False if there is none."""
+        key = self._resting.oldest(peer)
+        if key is None:
+            return False
+        self._end_rest(key)
         return True
+
+    def _end_rest(self, key: tuple[bytes, int]) -> None:
+        _decrement(self._peer_conns, self._resting.remove(key))
 
     def _listener_for(self, rx: RxPacket) -> TcpListenerSocket | None:
         port = rx.dst_port
@@ -336,14 +367,25 @@ class Connections:
 
     def _rest(self, socket: TcpSocket) -> None:
         """Leave *socket* until something happens: its next deadline goes to the heap if no earlier entry is there."""
+        if socket.closed:
+            return
         connection = socket.connection
-        if connection.state is State.TIME_WAIT and not connection.readable_bytes and not socket.closed:
-            self._time_wait.setdefault(socket.peer, {})[socket] = None
+        if connection.state is State.TIME_WAIT and not connection.readable_bytes:
+            self._retire(socket)
+            return
         deadline = connection.next_deadline()
         if deadline is not None and (socket.armed is None or deadline < socket.armed):
             socket.armed = deadline
             self._serial += 1
             heappush(self._heap, (deadline, self._serial, socket))
+
+    def _retire(self, socket: TcpSocket) -> None:
+        """Part with a connection in TIME-WAIT that has nothing more to give; keep the little that the wait needs."""
+        socket.closed = True
+        del self._conns[socket.key]
+        socket.connection.owner = None  # the two would hold each other until a garbage collection
+        self._resting.add(socket.key, socket.peer, socket.connection.time_wait())
+        self._host.mark_ready(socket, CLOSED)
 
     def _note_bits(self, socket: TcpSocket, bits: int) -> None:
         if bits & ESTABLISHED:
@@ -371,7 +413,7 @@ class Connections:
         heap = self._heap
         while heap and (heap[0][2].closed or heap[0][2].armed != heap[0][0]):
             heappop(heap)
-        return heap[0][0] if heap else None
+        return earliest(heap[0][0] if heap else None, self._resting.next_deadline())
 
     def handle_deadline(self, now: Instant) -> None:
         """Run the connections' timers that are due."""
@@ -391,6 +433,8 @@ class Connections:
                 continue
             socket.connection.handle_deadline(now)
             self._touched[socket] = None
+        for key in self._resting.over(now):
+            self._end_rest(key)
 
     # -- what sockets call (TcpHost) ----------------------------------------------------------------------------------
 
@@ -436,11 +480,8 @@ class Connections:
         if not socket.closed:
             socket.closed = True
             del self._conns[socket.key]
-            resting = self._time_wait.get(socket.peer)
-            if resting is not None and socket in resting:
-                del resting[socket]
-                if not resting:
-                    del self._time_wait[socket.peer]
+            if socket.listener is None:
+                socket.connection.owner = None  # see _retire
             _decrement(self._peer_conns, socket.peer)
 
 

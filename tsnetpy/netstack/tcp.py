@@ -73,6 +73,7 @@ class TcpStream(ByteStream):
             self._writer = None
         if bits & CLOSED and self._socket.closed:
             self._pump.sockets.pop(self._socket, None)
+            self._socket.owner = None  # no more news; without the cycle both go as soon as nobody uses them
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return up to *max_bytes* that have arrived, waiting for the first.

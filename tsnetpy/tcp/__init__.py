@@ -9,5 +9,6 @@ from .listener import Listener
 from .segment import Segment, rst_for
 from .states import State
 from .stats import TcpInfo
+from .timewait import TimeWait
 
-__all__ = ["Connection", "Listener", "Segment", "State", "TcpConfig", "TcpInfo", "rst_for"]
+__all__ = ["Connection", "Listener", "Segment", "State", "TcpConfig", "TcpInfo", "TimeWait", "rst_for"]

@@ -17,10 +17,11 @@ from .lifecycle import Lifecycle
 from .options import parse_syn
 from .recovery import NAMES
 from .segment import Segment
-from .seqnum import MASK32, from_wire, not_older
+from .seqnum import MASK32
 from .states import CAN_RECEIVE, CAN_TRANSMIT, HANDSHAKE, State
 from .stats import TcpInfo
 from .timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, TIME_WAIT, USER_TIMEOUT
+from .timewait import TimeWait
 
 
 @final
@@ -115,15 +116,22 @@ class Connection:
 
         If so, the owner forgets this connection and hands the SYN to the listener.
         """
+        return self.tcb.state is State.TIME_WAIT and self.time_wait().accepts_new_syn(seq, options)
+
+    def time_wait(self) -> TimeWait:
+        """Return what must stay of this connection, which is in TIME-WAIT, when the owner lets go of it."""
         tcb = self.tcb
-        if tcb.state is not State.TIME_WAIT:
-            return False
-        offer = parse_syn(options)
-        if offer is None:
-            return False
-        if tcb.ts_on and offer.has_ts and offer.ts_val != tcb.ts_recent:
-            return not_older(offer.ts_val, tcb.ts_recent)
-        return from_wire(seq, tcb.rcv_nxt) > tcb.rcv_nxt
+        window = (tcb.rcv_adv - tcb.rcv_nxt) >> tcb.rcv_wscale
+        return TimeWait(
+            tcb.snd_nxt,
+            tcb.rcv_nxt,
+            min(window, 0xFFFF),
+            tcb.ts_on,
+            tcb.ts_recent,
+            tcb.ts_offset,
+            tcb.timers.at[TIME_WAIT],
+            tcb.config.time_wait,
+        )
 
     # -- application -------------------------------------------------------------------------------------------------
 
