@@ -377,6 +377,14 @@ class Official:
         proxy = f"127.0.0.1:{self.socks_port}"
         return self.lab.run(self.ns, ["curl", "-sS", "--socks5-hostname", proxy, *args], timeout, check)
 
+    def reach(self, name: str) -> None:
+        """Wait until a peer of that name answers a ping.
+
+        A dial in the moment between a node's registration and its first report of endpoints costs the five seconds of
+        a WireGuard retry.
+        """
+        eventually(lambda: "pong" in self.cli("ping", "-c", "5", name, check=False), 30)
+
     def knows(self, name: str) -> bool:
         """Tell whether a peer of that name is in its network map."""
         peers = json.loads(self.cli("status", "--json")).get("Peer") or {}

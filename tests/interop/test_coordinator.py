@@ -53,18 +53,21 @@ class Box:
 
 @pytest.fixture(scope="module")
 def box(lab: Lab) -> Iterator[Box]:
-    for name, device, address in (("hub", "br0", HUB), ("a", "v0", "10.77.0.10"), ("b", "v0", "10.77.0.11")):
-        argv = ["ip", "-n", lab.ns(name), "addr", "add", f"{address}/24", "dev", device]
-        subprocess.run(argv, check=True)
+    places = (("hub", "br0", HUB), ("a", "v0", "10.77.0.10"), ("b", "v0", "10.77.0.11"))
+    for name, device, address in places:
+        subprocess.run(["ip", "-n", lab.ns(name), "addr", "add", f"{address}/24", "dev", device], check=True)
     made = Box(lab)
     yield made
     made.process.stop()
+    for name, device, address in places:
+        subprocess.run(["ip", "-n", lab.ns(name), "addr", "del", f"{address}/24", "dev", device], check=True)
 
 
 def daemon(lab: Lab, ns: str, name: str) -> Official:
     state: pathlib.Path = lab.dir / f"box-{name}"
     state.mkdir()
-    argv = [str(BIN / "tailscaled"), "--tun=userspace-networking", "--state=mem:", f"--statedir={state}"]
+    # With its state in memory it would ask to be ephemeral, and be gone after a log-out.
+    argv = [str(BIN / "tailscaled"), "--tun=userspace-networking", f"--state={state}/state", f"--statedir={state}"]
     argv += [f"--socket={state}/sock", "--socks5-server=127.0.0.1:1044", "--port=0"]
     client = Official(lab, ns, name, lab.start(name, ns, argv), state / "sock", 1044)
     eventually(lambda: (state / "sock").exists())

@@ -96,7 +96,7 @@ def far(lab: Lab) -> Iterator[Far]:
     serve.wait_for('"event": "running"')
     line = next(line for line in serve.output().splitlines() if '"running"' in line)
     client = lab.official("near", "a")
-    eventually(lambda: client.knows("far"))
+    client.reach("far")
     client.cli("ping", "--until-direct", "-c", "20", "far")
     yield Far(cable, serve, client, json.loads(line)["addresses"][0])
     assert serve.stop() in (0, 130)

@@ -46,7 +46,7 @@ def ours(lab: Lab) -> Iterator[Ours]:
     join_s = time.monotonic() - start
     line = next(line for line in process.output().splitlines() if '"running"' in line)
     ip4, ip6 = json.loads(line)["addresses"]
-    eventually(lambda: client.knows("web"))
+    client.reach("web")
     client.cli("ping", "--until-direct", "-c", "20", "web")
     yield Ours(process, client, ip4, ip6, join_s)
     assert process.stop() in (0, 130)
