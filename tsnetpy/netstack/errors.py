@@ -5,7 +5,7 @@ from typing import Final
 
 from anyio import BrokenResourceError
 
-from tsnetpy.base.addr import Endpoint
+from tsnetpy.base.addr import Endpoint, IpBytes, parse_ip
 from tsnetpy.base.errors import DialError, LocalProtocolError
 
 _DIAL: Final[dict[str, tuple[int, str, str]]] = {
@@ -45,3 +45,17 @@ def from_local_error(failure: LocalProtocolError, target: Endpoint | str) -> Dia
     """Return the :class:`DialError` for a call that the stack refused (port taken, address not ours, no ports left)."""
     number = getattr(failure, "errno", 0) or 0
     return DialError(f"{target}: {failure}", errno=number, hint=failure.hint)
+
+
+def bind_address(host: str | None) -> IpBytes | None:
+    """Return the raw address that a listener's or socket's *host* names; ``None`` stands for every own address.
+
+    Raises:
+        DialError: *host* is no address (``EADDRNOTAVAIL``).
+    """
+    if host is None or host in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound; nothing here is the host's
+        return None
+    try:
+        return parse_ip(host)
+    except ValueError:
+        raise DialError(f"{host!r} is no address", errno=errno.EADDRNOTAVAIL) from None

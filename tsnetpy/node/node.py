@@ -11,7 +11,7 @@ import msgspec
 from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskStatus
 
-from tsnetpy.base.addr import Endpoint, IpBytes, format_ip, parse_ip
+from tsnetpy.base.addr import Endpoint, IpBytes, format_ip
 from tsnetpy.base.entropy import Entropy
 from tsnetpy.base.errors import AuthError, ConfigError, ControlError, DialError, TsnetError
 from tsnetpy.base.instant import Duration
@@ -19,8 +19,10 @@ from tsnetpy.control import ControlState
 from tsnetpy.control.dial import Connect, connect_tcp
 from tsnetpy.netstack import icmp, tcp, udp
 from tsnetpy.netstack.attributes import WhoIs
+from tsnetpy.netstack.errors import bind_address
 from tsnetpy.netstack.tcp import TcpListener, TcpStream
 from tsnetpy.netstack.udp import UdpSocket
+from tsnetpy.runtime.supervise import single_failure
 from tsnetpy.runtime.tls import Verify
 from tsnetpy.runtime.underlay import PathUnderlay
 from tsnetpy.runtime.watch import Watch
@@ -144,7 +146,7 @@ class Node(AsyncContextManagerMixin):
                         scope.cancel()
                         group.cancel_scope.cancel()
             except BaseExceptionGroup as failures:
-                raise _only(failures) from None
+                raise single_failure(failures) from None
             if failure is not None:
                 raise failure
         finally:
@@ -195,14 +197,14 @@ class Node(AsyncContextManagerMixin):
         Raises:
             DialError: the port is taken (``EADDRINUSE``), or the address is not this node's (``EADDRNOTAVAIL``).
         """
-        listener = tcp.listen(self._running.pump, port, ip=_local_ip(host), backlog=backlog)
+        listener = tcp.listen(self._running.pump, port, ip=bind_address(host), backlog=backlog)
         await anyio.lowlevel.checkpoint()
         return listener
 
     async def create_udp_socket(self, port: int = 0, *, host: str | None = None) -> UdpSocket:
         """Bind a UDP socket; arguments and errors as for :meth:`create_tcp_listener`. It can send to names, too."""
         parts = self._running
-        socket = udp.bind(parts.pump, port, ip=_local_ip(host), resolve=parts.dialer.route)
+        socket = udp.bind(parts.pump, port, ip=bind_address(host), resolve=parts.dialer.route)
         await anyio.lowlevel.checkpoint()
         return socket
 
@@ -314,20 +316,3 @@ class Node(AsyncContextManagerMixin):
             f"{self._config.control_url} did not let this node in {waited}{detail}",
             hint=status.hint or "check the URL of the coordination server and the way to it",
         )
-
-
-def _local_ip(host: str | None) -> IpBytes | None:
-    if host is None or host in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound; nothing here is the host's
-        return None
-    try:
-        return parse_ip(host)
-    except ValueError:
-        raise DialError(f"{host!r} is no address", errno=errno.EADDRNOTAVAIL) from None
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the single failure inside *group*, or *group* itself."""
-    failure: BaseException = group
-    while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-        failure = failure.exceptions[0]
-    return failure

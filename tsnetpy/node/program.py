@@ -14,6 +14,7 @@ from typing import Final, TextIO, final
 import anyio
 
 from tsnetpy.base.errors import AuthError, ConfigError, ControlError, DialError, StateError, TsnetError
+from tsnetpy.runtime.supervise import single_failure
 
 from .config import NodeConfig
 
@@ -182,16 +183,9 @@ async def _supervised(main: Callable[[], Awaitable[int | None]], progress: Progr
                 result = await main() or Exit.OK
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        error = _single(group)
+        error = single_failure(group)
         if not isinstance(error, TsnetError):
             raise
         result = exit_code(error)
         progress.failed(error, Exit(result))
     return Exit.INTERRUPTED if interrupted else result
-
-
-def _single(error: BaseException) -> BaseException:
-    """Return the one exception inside nested groups, or the group if there are several."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -122,3 +122,10 @@ class Supervisor:
 
 def _debugging() -> bool:
     return _log.isEnabledFor(logging.DEBUG)
+
+
+def single_failure(error: BaseException) -> BaseException:
+    """Return the one exception inside nested exception groups, or *error* itself if there are several or no groups."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

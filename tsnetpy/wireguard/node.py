@@ -12,7 +12,7 @@ import anyio
 from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskStatus
 
-from tsnetpy.base.addr import Endpoint, IpBytes, format_ip, parse_ip
+from tsnetpy.base.addr import Endpoint, IpBytes, format_ip
 from tsnetpy.base.entropy import Entropy, SystemEntropy
 from tsnetpy.base.errors import ConfigError, DialError
 from tsnetpy.base.instant import Duration
@@ -27,9 +27,11 @@ from tsnetpy.dataplane import (
 )
 from tsnetpy.ipstack.filter import ANY_IP, DstRange, FilterRule
 from tsnetpy.netstack import icmp, tcp, udp
+from tsnetpy.netstack.errors import bind_address
 from tsnetpy.netstack.pump import Pump
 from tsnetpy.netstack.tcp import TcpListener, TcpStream
 from tsnetpy.netstack.udp import UdpSocket
+from tsnetpy.runtime.supervise import single_failure
 from tsnetpy.runtime.underlay import UnderlayConfig, UnderlayPeer
 
 from .config import WireGuardConfig
@@ -156,7 +158,7 @@ class WireGuardNode(AsyncContextManagerMixin):
                     self._running = False
                     group.cancel_scope.cancel()
         except BaseExceptionGroup as failures:
-            raise _only(failures) from None
+            raise single_failure(failures) from None
         finally:
             self._pump.stop()
         if failure is not None:
@@ -206,7 +208,7 @@ class WireGuardNode(AsyncContextManagerMixin):
         Raises:
             DialError: the port is taken (``EADDRINUSE``), or the address is not this node's (``EADDRNOTAVAIL``).
         """
-        listener = tcp.listen(self._running_pump, port, ip=_local_ip(host), backlog=backlog)
+        listener = tcp.listen(self._running_pump, port, ip=bind_address(host), backlog=backlog)
         await anyio.lowlevel.checkpoint()
         return listener
 
@@ -215,7 +217,7 @@ class WireGuardNode(AsyncContextManagerMixin):
 
         It sends to addresses, and to names that :meth:`resolve` has found lately.
         """
-        socket = udp.bind(self._running_pump, port, ip=_local_ip(host), resolve=socket_resolver(self._resolver))
+        socket = udp.bind(self._running_pump, port, ip=bind_address(host), resolve=socket_resolver(self._resolver))
         await anyio.lowlevel.checkpoint()
         return socket
 
@@ -337,20 +339,3 @@ class WireGuardNode(AsyncContextManagerMixin):
             if len(found[0]) in families
             else "[Interface] has no Address of that family",
         )
-
-
-def _local_ip(host: str | None) -> IpBytes | None:
-    if host is None or host in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound; nothing here is the host's
-        return None
-    try:
-        return parse_ip(host)
-    except ValueError:
-        raise DialError(f"{host!r} is no address", errno=errno.EADDRNOTAVAIL) from None
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the single failure inside *group*, or *group* itself."""
-    failure: BaseException = group
-    while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
-        failure = failure.exceptions[0]
-    return failure
