@@ -34,7 +34,10 @@ class BadCable:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.ns = lab.ns("far")
-        hub = lab.ns("hub")
+
+    def lay(self) -> None:
+        """Make the namespace and the cable."""
+        lab, hub = self.lab, self.lab.ns("hub")
         self._ip("netns", "add", self.ns)
         self._ip("-n", self.ns, "link", "set", "lo", "up")
         self._ip("-n", self.ns, "link", "add", "v0", "type", "veth", "peer", "name", "left", "netns", hub)
@@ -62,10 +65,9 @@ class BadCable:
         return counts
 
     def close(self) -> None:
-        """Take the cable out."""
-        self.relay.stop()
-        self._ip("netns", "del", self.ns)
-        self._ip("-n", self.lab.ns("hub"), "link", "del", "pfar")
+        """Take out as much of it as there is."""
+        subprocess.run(["ip", "netns", "del", self.ns], capture_output=True, check=False)
+        subprocess.run(["ip", "-n", self.lab.ns("hub"), "link", "del", "pfar"], capture_output=True, check=False)
 
     @staticmethod
     def _ip(*args: str) -> None:
@@ -85,6 +87,15 @@ class Far:
 @pytest.fixture(scope="module")
 def far(lab: Lab) -> Iterator[Far]:
     cable = BadCable(lab)
+    try:
+        cable.lay()
+        yield from serve_over(cable)
+    finally:
+        cable.close()
+
+
+def serve_over(cable: BadCable) -> Iterator[Far]:
+    lab = cable.lab
     backend = lab.start("backend", "far", [sys.executable, str(ROOT / "tests/interop/backend.py"), "3000"])
     backend.wait_for("ready")
     serve = lab.start_plain(
@@ -102,7 +113,7 @@ def far(lab: Lab) -> Iterator[Far]:
     assert serve.stop() in (0, 130)
     client.process.stop()
     backend.stop()
-    cable.close()
+    cable.relay.stop()
 
 
 def digest_of(size: int) -> str:
