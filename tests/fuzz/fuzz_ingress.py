@@ -169,7 +169,14 @@ def main() -> int:
     # What was found stays, so that the next run goes on from there.
     corpus = Path(sys.argv[2] if len(sys.argv) > 2 else "build/fuzz/corpus")
     corpus.mkdir(parents=True, exist_ok=True)
-    limits = [f"-max_total_time={seconds}", "-max_len=1500", "-len_control=0", "-timeout=5", "-rss_limit_mb=600"]
+    limits = [
+        f"-max_total_time={seconds}",
+        "-seed=1",
+        "-max_len=1500",
+        "-len_control=0",
+        "-timeout=5",
+        "-rss_limit_mb=600",
+    ]
     atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={corpus.parent}/", str(corpus)], one)
     atheris.Fuzz()
     return 0
