@@ -69,6 +69,7 @@ async def test_watch_survives_a_cancelled_waiter() -> None:
             tasks.start_soon(cell.wait_change, 0)
             await anyio.wait_all_tasks_blocked()
             cell.set(1)
+    assert (cell.value, cell.version) == (1, 1)
 
 
 async def test_drop_queue_drops_the_oldest_and_ends() -> None:
