@@ -9,12 +9,13 @@ backend, and for tunnels.
 from typing import Final, final
 
 import anyio
-from anyio.abc import ByteStream
+
+from tsnetpy.runtime.splice import splice
 
 from .backend import CLOSE_S, BackendConnection, BackendError, BackendPool, ResponseHead, StaleConnection
 from .config import ProxyTarget
 from .headers import HOP_BY_HOP, HeaderList, connection_tokens, request_head
-from .http1 import RECEIVE_BYTES, BadRequest, ClientGone, Http1Connection, Request, http_date
+from .http1 import BadRequest, ClientGone, Http1Connection, Request, http_date
 from .router import backend_target
 
 RESPONSE_TIMEOUT_S: Final = 300.0
@@ -324,35 +325,5 @@ async def _switch(conn: Http1Connection, request: Request, connection: BackendCo
     early = conn.take_leftover()
     if early:
         await connection.send(early)
-    await tunnel(conn.stream, connection.stream)
+    await splice(conn.stream, connection.stream)
     return False
-
-
-async def tunnel(one: ByteStream, other: ByteStream) -> tuple[int, int]:
-    """Copy both ways until both ends are reached; an end of one side is passed on as a half-close.
-
-    A broken side ends both. The streams stay open for the caller to close.
-
-    Returns:
-        Bytes copied from *one* to *other*, and back.
-    """
-    counts = [0, 0]
-
-    async def copy(source: ByteStream, sink: ByteStream, at: int, scope: anyio.CancelScope) -> None:
-        try:
-            while True:
-                data = await source.receive(RECEIVE_BYTES)
-                await sink.send(data)
-                counts[at] += len(data)
-        except anyio.EndOfStream:
-            try:
-                await sink.send_eof()
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError, NotImplementedError):
-                scope.cancel()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(copy, one, other, 0, group.cancel_scope)
-        group.start_soon(copy, other, one, 1, group.cancel_scope)
-    return counts[0], counts[1]

@@ -11,9 +11,9 @@ from anyio.abc import ByteStream
 
 from tsnetpy.base.addr import parse_ip
 from tsnetpy.runtime.dial import connect_tcp
+from tsnetpy.runtime.splice import splice
 
 from .config import TcpPort
-from .proxy import tunnel
 
 CONNECT_TIMEOUT_S: Final = 10.0
 
@@ -68,4 +68,4 @@ async def forward(
         async with backend:
             if port.proxy_protocol:
                 await backend.send(proxy_header(port.proxy_protocol, source, local_ip, port.backend_port))
-            return await tunnel(stream, backend)
+            return await splice(stream, backend)

@@ -15,6 +15,7 @@ from anyio.abc import ByteStream, TaskStatus
 
 from tsnetpy.base.errors import ConfigError
 from tsnetpy.netstack.udp import UdpSocket
+from tsnetpy.runtime.splice import splice
 
 from .config import HostPort
 from .node import WireGuardNode
@@ -28,7 +29,6 @@ BACKLOG: Final = 1024
 MAX_FLOWS: Final = 1024
 """UDP: remote ends of one forwarded port; the one that was silent for longest makes room."""
 FLOW_IDLE_SECONDS: Final = 60.0
-_CHUNK: Final = 1 << 18
 
 _log = logging.getLogger(__name__)
 
@@ -138,23 +138,8 @@ async def _join(
         except OSError as error:  # a DialError is one, and so is a TimeoutError
             _log.warning("no connection to %s: %s", target, error)
             return
-        async with other, anyio.create_task_group() as group:
-            group.start_soon(_copy, client, other, group.cancel_scope)
-            group.start_soon(_copy, other, client, group.cancel_scope)
-
-
-async def _copy(source: ByteStream, sink: ByteStream, both: anyio.CancelScope) -> None:
-    """Copy one direction; an end becomes a half-close, a broken side ends both directions."""
-    try:
-        while True:
-            await sink.send(await source.receive(_CHUNK))
-    except anyio.EndOfStream:
-        try:
-            await sink.send_eof()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            both.cancel()
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-        both.cancel()
+        async with other:
+            await splice(client, other)
 
 
 # -- UDP ---------------------------------------------------------------------------------------------------------------
