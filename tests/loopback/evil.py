@@ -1,16 +1,16 @@
-"""A coordination server that breaks the protocol in a chosen way and place, on a loopback port.
+"""A coordination server that breaks the protocol in a chosen way and place, on a loopback port or in memory.
 
 Up to the chosen place it is honest: it is made of the same engines as our coordinator.
 """
 
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 
-from tests.control.kit import ACCEPT, CHALLENGE, read_head, self_node
+from tests.control.kit import ACCEPT, CHALLENGE, MemoryStream, read_head, self_node, stream_pair
 from tsnetpy.base.entropy import SystemEntropy
 from tsnetpy.base.errors import RemoteProtocolError
 from tsnetpy.base.keys import MachinePublic
@@ -45,7 +45,7 @@ class EvilServer:
         self.hold: anyio.Event | None = None
         self.url = ""
 
-    async def serve(self, stream: SocketStream) -> None:
+    async def serve(self, stream: ByteStream) -> None:
         """Serve one connection."""
         try:
             await self._serve(stream)
@@ -54,7 +54,7 @@ class EvilServer:
         finally:
             await anyio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: SocketStream) -> None:
+    async def _serve(self, stream: ByteStream) -> None:
         mode = self.mode
         if mode == "tcp hangs up":
             return
@@ -190,7 +190,22 @@ async def evil_server() -> AsyncIterator[EvilServer]:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         server.url = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
         async with anyio.create_task_group() as group:
-            serve: Callable[[SocketStream], Awaitable[None]] = server.serve
-            group.start_soon(listener.serve, serve)
+            group.start_soon(listener.serve, server.serve)
             yield server
             group.cancel_scope.cancel()
+
+
+class EvilServerInMemory(EvilServer):
+    """The same without sockets: on virtual time nothing but waiting takes time, and a busy machine changes nothing."""
+
+    def __init__(self, group: TaskGroup) -> None:
+        super().__init__()
+        self.url = "http://127.0.0.1:8080"
+        self._group = group
+
+    async def connect(self, host: str, port: int) -> MemoryStream:
+        """Stand in for a node's TCP dial."""
+        near, far = stream_pair()
+        self._group.start_soon(self.serve, far)
+        await anyio.lowlevel.checkpoint()
+        return near

@@ -3,10 +3,14 @@
 import anyio
 import pytest
 
-from tests.loopback.evil import BAD_FRAMES, EvilServer, evil_server
+from tests.loopback.evil import BAD_FRAMES, EvilServer, EvilServerInMemory, evil_server
 from tsnetpy.base.errors import AuthError, ControlError, TsnetError
 from tsnetpy.control import ControlState
+from tsnetpy.control.dial import Connect, connect_tcp
 from tsnetpy.node.node import Node
+from tsnetpy.runtime.underlay import PathUnderlay
+from tsnetpy.testing.clock import virtual_backend
+from tsnetpy.testing.internet import Internet
 
 pytestmark = [pytest.mark.anyio, pytest.mark.loopback]
 
@@ -24,24 +28,36 @@ MODES = [
 ]
 
 
-async def join(server: EvilServer, seconds: float = 0.4) -> TsnetError | None:
+async def join(
+    server: EvilServer, seconds: float, *, connect: Connect = connect_tcp, underlay: PathUnderlay | None = None
+) -> TsnetError | None:
     """Try to join; return why that failed."""
     try:
         with anyio.fail_after(seconds + 4):
-            async with Node("victim", control_url=server.url, auth_key="tskey-secret", timeout=seconds):
+            async with Node(
+                "victim",
+                control_url=server.url,
+                auth_key="tskey-secret",
+                timeout=seconds,
+                connect=connect,
+                underlay=underlay,
+            ):
                 return None
     except TsnetError as error:
         return error
 
 
+@pytest.mark.parametrize("anyio_backend", [virtual_backend(name) for name in ("asyncio", "trio")])
 async def test_garbage_is_a_typed_error_with_a_hint() -> None:
-    """All modes side by side, since each waits for its time to be up."""
+    """All modes side by side, since each waits for its time to be up; virtual time, or the load would use it up."""
     failures: dict[str, TsnetError | None] = {}
 
     async def attempt(mode: str) -> None:
-        async with evil_server() as server:
+        async with anyio.create_task_group() as servers:
+            server = EvilServerInMemory(servers)
             server.mode = mode
-            failures[mode] = await join(server, 2.0)
+            failures[mode] = await join(server, 2.0, connect=server.connect, underlay=Internet().underlay())
+            servers.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
         for mode in MODES:
@@ -58,7 +74,7 @@ async def test_garbage_is_a_typed_error_with_a_hint() -> None:
 async def test_a_login_url_that_runs_code_is_refused() -> None:
     async with evil_server() as server:
         server.mode = "register script"
-        error = await join(server)
+        error = await join(server, 30)
         assert isinstance(error, AuthError)
         assert "not https" in str(error)
 
@@ -73,13 +89,13 @@ async def test_the_node_gets_in_once_the_server_is_sane(mode: str) -> None:
             server.mode = "good"
 
         group.start_soon(repent)
-        assert await join(server, 5.0) is None
+        assert await join(server, 30) is None
 
 
 @pytest.mark.parametrize("what", [name for name in BAD_FRAMES if name != "end"])
 async def test_a_running_node_survives_a_bad_map(what: str) -> None:
-    with anyio.fail_after(10):
-        async with evil_server() as server, Node("victim", control_url=server.url, auth_key="k", timeout=5) as node:
+    with anyio.fail_after(60):
+        async with evil_server() as server, Node("victim", control_url=server.url, auth_key="k", timeout=30) as node:
             addresses = node.addresses
             await server.streams[-1].send(BAD_FRAMES[what])
             while len(server.streams) < 2:
@@ -105,7 +121,7 @@ async def test_leaving_during_a_registration_gives_the_key_back() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(answer_late)
             with anyio.CancelScope() as scope:
-                await join(server, 5.0)
+                await join(server, 30)
         first, *_, last = server.registers
         assert last.is_logout(2 * 10**18)
         assert last.node_key == first.node_key

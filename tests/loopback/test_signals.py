@@ -169,9 +169,9 @@ def test_nc_with_an_open_standard_input(bench: Bench, box: Box) -> None:
             client = bench.start("tsnetpy", "nc", name, str(port), env=box.env(), stdin=reader)
             with backend.accept()[0] as accepted:
                 accepted.sendall(b"bye")
-            start = time.monotonic()
-            assert client.wait() == 0
-            assert time.monotonic() - start < PROMISE_S
+            code, seconds = client.end()
+            assert code == 0
+            assert seconds < PROMISE_S
             assert client.out == "bye"
         finally:
             os.close(reader)
@@ -199,7 +199,7 @@ def test_what_was_sent_arrives_although_the_sender_is_interrupted(bench: Bench, 
             with client.popen.stdin as typed:
                 typed.write(b"x" * 50_000)
                 typed.flush()
-                accepted.settimeout(5)
+                accepted.settimeout(30)
                 got = len(accepted.recv(1))
                 client.popen.send_signal(signal.SIGINT)
                 while data := accepted.recv(65536):
