@@ -7,7 +7,7 @@ from typing import cast
 import anyio
 import pytest
 
-from benchmarks import compare, peer
+from benchmarks import compare, micro, peer
 from tsnetpy.node.node import Node
 
 
@@ -58,3 +58,16 @@ def test_table_has_ratio_and_verdict() -> None:
     assert row == ["echo of 1 byte, p50", "us", "100", "500", "", "", "5.00", "<= 4: MISSED"]
     assert len(header) == len(row)
     assert "| 5.00 | <= 4: MISSED |" in compare.markdown([header, row], {"Date": "today"})
+
+
+def test_a_seal_figure_is_the_median_between_its_quartiles() -> None:
+    figure = micro.Figure.of([9.0, 1.0, 3.0, 2.0, 4.0])
+    assert (figure.low, figure.median, figure.high) == (2.0, 3.0, 4.0)
+
+
+def test_seal_units_count_packets_of_a_transfer_that_takes_place() -> None:
+    result = micro.measure(rounds=2, packets=50, warm_up=3)
+    assert result.packets >= 100
+    for figure in (result.send, result.receive, result.engine, result.seal_ns):
+        assert 0 < figure.low <= figure.median <= figure.high
+    assert result.engine.median < result.receive.median
