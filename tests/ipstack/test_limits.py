@@ -54,7 +54,7 @@ def test_silent_connections_of_one_peer_are_capped() -> None:
 @pytest.mark.attack(53)
 def test_quotas_are_per_peer_whatever_sources_it_claims() -> None:
     # A subnet router may use many inner addresses; they share what one peer may have.
-    limits = StackLimits(embryos_per_peer=5, fragment_datagrams_per_peer=3)
+    limits = StackLimits(embryos_per_peer=5, fragment_datagrams_per_peer=3, syn_cookies=False)
     stack = make_stack(limits=limits)
     stack.tcp_listen(2000, 0)
     router = b"\x01" * 32
@@ -135,7 +135,7 @@ def test_time_wait_ends_and_leaves_nothing() -> None:
 
 @pytest.mark.checklist(38)
 def test_an_icmp_error_removes_an_embryo() -> None:
-    stack = make_stack(limits=StackLimits(embryos=1))
+    stack = make_stack(limits=StackLimits(embryos=1, syn_cookies=False))
     stack.tcp_listen(2000, 0)
     (syn_ack,) = feed(stack, tcp_packet(1, src=B4, dst=A4, flags=tcp.SYN, ack=0))
     other = tcp_packet(1, src=B4, dst=A4, sport=999, flags=tcp.SYN, ack=0)

@@ -9,8 +9,9 @@ from tsnetpy.base.addr import Endpoint, IpBytes
 from tsnetpy.base.instant import Instant, earliest
 from tsnetpy.base.packet import PROTO_TCP, PeerId, TxPacket
 from tsnetpy.nic.rx import RxPacket
-from tsnetpy.tcp import Connection, Listener, State, TcpConfig, rst_for
+from tsnetpy.tcp import Connection, Listener, State, SynCookies, TcpConfig, rst_for
 from tsnetpy.tcp.flags import ACK, CLOSED, ESTABLISHED, FIN, RST, SYN
+from tsnetpy.tcp.options import SynOptions
 from tsnetpy.wire import ipv4, ipv6
 from tsnetpy.wire.tcp import encode_header
 
@@ -18,7 +19,7 @@ from .errors import AddressInUse, TooManySockets
 from .host import ANY, Host
 from .icmp import IcmpError
 from .limits import TokenBucket
-from .ports import IsnGenerator, check_port
+from .ports import IsnGenerator, check_port, flow_name
 from .resting import RestingConnections
 from .sockets import TcpListenerSocket, TcpSocket
 
@@ -44,6 +45,7 @@ class Connections:
 
     __slots__ = (
         "_conns",
+        "_cookie_bucket",
         "_embryos",
         "_heap",
         "_host",
@@ -59,6 +61,7 @@ class Connections:
         "_tcp6",
         "_tcp_config",
         "_touched",
+        "cookies",
     )
 
     def __init__(self, host: Host, config: TcpConfig) -> None:
@@ -79,6 +82,8 @@ class Connections:
         self._serial = 0
         self._isn = IsnGenerator(host.entropy)
         self._reset_bucket = TokenBucket(limits.resets_per_second, limits.reset_burst)
+        self.cookies = SynCookies(host.entropy)
+        self._cookie_bucket = TokenBucket(limits.cookies_per_second, limits.cookie_burst)
 
     def set_mtu(self, mtu: int) -> None:
         """Use segments that fit *mtu* for connections made from now on."""
@@ -183,6 +188,8 @@ class Connections:
             self._touched[socket] = None
             self.receive_stray(rx, now)
             return
+        if socket.embryo and self._late_cookie(socket, rx, now):
+            return
         connection.receive_segment(rx.seq, rx.ack, flags, rx.wnd, rx.options, rx.payload, now, rx.packets)
         self._touched[socket] = None
 
@@ -202,6 +209,8 @@ class Connections:
             if listener is not None:
                 self._syn(listener, rx, now)
                 return
+        elif flags & (SYN | ACK) == ACK and self.cookies.awaited(now) and self._cookie_back(rx, now):
+            return
         self._host.drops.add("no_connection")
         if self._reset_bucket.allow(now):
             seq, ack, reply = rst_for(rx.seq, rx.ack, flags, len(rx.payload))
@@ -232,26 +241,33 @@ class Connections:
             self._host.enqueue(TxPacket(rx.dst, rx.src, PROTO_TCP, header, [], 0))
         return True
 
+    def _admit(self, peer: PeerId) -> bool:
+        """Tell whether *peer* may have one more connection; a resting one may have to go for it."""
+        mine_full = self._peer_conns.get(peer, 0) >= self._host.limits.connections_per_peer
+        if mine_full and not self._resting.has(peer):
+            return False
+        return not (self._full or mine_full) or self._make_room(peer)
+
     def _syn(self, listener: TcpListenerSocket, rx: RxPacket, now: Instant) -> None:
         limits = self._host.limits
         peer = rx.peer
-        mine_full = self._peer_conns.get(peer, 0) >= limits.connections_per_peer
-        if mine_full and not self._resting.has(peer):
-            self._host.drops.add("syn_limit")
-            return
-        if (
-            ((self._full or mine_full) and not self._make_room(peer))
-            or self._embryos >= limits.embryos
-            or self._peer_embryos.get(peer, 0) >= limits.embryos_per_peer
-        ):
+        if not self._admit(peer):
             self._host.drops.add("syn_limit")
             return
         local = listener.local_end(rx.dst)
         remote = rx.source
-        iss = self._isn.iss(local.ip, local.port, remote.ip, remote.port, now)
+        engine = listener.engine(local.ip)
         ts_offset = self._isn.timestamp_offset(local.ip, local.port, remote.ip, remote.port)
+        if (
+            self._embryos >= limits.embryos
+            or self._peer_embryos.get(peer, 0) >= limits.embryos_per_peer
+            or engine.embryos >= engine.max_embryos
+        ):
+            self._answer_with_cookie(engine, rx, now, ts_offset)
+            return
+        iss = self._isn.iss(local.ip, local.port, remote.ip, remote.port, now)
         key = (rx.addrs, rx.ports)
-        connection = listener.engine(local.ip).receive_syn(key, rx.seq, rx.wnd, rx.options, now, iss, ts_offset)
+        connection = engine.receive_syn(key, rx.seq, rx.wnd, rx.options, now, iss, ts_offset)
         if connection is None:
             self._host.drops.add("syn_refused")
             return
@@ -261,9 +277,76 @@ class Connections:
         self._embryos += 1
         self._peer_embryos[peer] = self._peer_embryos.get(peer, 0) + 1
 
+    def _answer_with_cookie(self, engine: Listener, rx: RxPacket, now: Instant, ts_offset: int) -> None:
+        """There is no room for an embryo: let the peer remember the handshake (RFC 4987 §3.6)."""
+        if not (self._host.limits.syn_cookies and engine.has_room and self._cookie_bucket.allow(now)):
+            self._host.drops.add("syn_limit")
+            return
+        answer = self.cookies.answer(_flow(rx), engine.config, rx.seq, rx.options, now, ts_offset)
+        if answer is None:
+            self._host.drops.add("syn_refused")
+            return
+        header = encode_header(
+            rx.dst_port, rx.src_port, answer.seq, answer.ack, answer.flags, answer.wnd, answer.options
+        )
+        self._host.enqueue(TxPacket(rx.dst, rx.src, PROTO_TCP, header, [], 0))
+
+    def _cookie_back(self, rx: RxPacket, now: Instant) -> bool:
+        """Handle the ACK of a handshake that we kept nothing of; False if it is none."""
+        listener = self._listener_for(rx)
+        if listener is None:
+            return False
+        offer = self.cookies.check(_flow(rx), rx.seq, rx.ack, rx.options, now)
+        if offer is None:
+            return False
+        self._take_cookie(listener, offer, rx, now)
+        return True
+
+    def _take_cookie(self, listener: TcpListenerSocket, offer: SynOptions, rx: RxPacket, now: Instant) -> None:
+        """Make the connection that the cookie in *rx* stands for, if there is room."""
+        if not self._admit(rx.peer):
+            self._host.drops.add("syn_limit")
+            return
+        local = listener.local_end(rx.dst)
+        remote = rx.source
+        ts_offset = self._isn.timestamp_offset(local.ip, local.port, remote.ip, remote.port)
+        connection = listener.engine(local.ip).receive_cookie(
+            (rx.addrs, rx.ports), rx.ack - 1, rx.seq - 1, offer, now, ts_offset
+        )
+        if connection is None:
+            self._host.drops.add("syn_refused")
+            return
+        socket = self._adopt(connection, local, remote, rx.peer)
+        socket.listener = listener
+        connection.receive_segment(rx.seq, rx.ack, rx.flags, rx.wnd, rx.options, rx.payload, now, rx.packets)
+
+    def _late_cookie(self, socket: TcpSocket, rx: RxPacket, now: Instant) -> bool:
+        """A SYN drew a cookie and, repeated, an embryo; see whether *rx* answers the cookie, which then wins."""
+        listener = socket.listener
+        if (
+            rx.flags & (SYN | ACK | RST) != ACK
+            or rx.ack == socket.connection.tcb.snd_nxt & 0xFFFFFFFF
+            or not self.cookies.awaited(now)
+            or listener is None
+        ):
+            return False
+        offer = self.cookies.check(_flow(rx), rx.seq, rx.ack, rx.options, now)
+        if offer is None:
+            return False
+        socket.connection.discard()
+        listener.engine(socket.local.ip).forget(socket.connection)
+        self._forget(socket)
+        self._take_cookie(listener, offer, rx, now)
+        return True
+
+    @property
+    def count(self) -> int:
+        """Connections, those in TIME-WAIT included."""
+        return len(self._conns) + len(self._resting)
+
     @property
     def _full(self) -> bool:
-        return len(self._conns) + len(self._resting) >= self._host.limits.connections
+        return self.count >= self._host.limits.connections
 
     def _make_room(self, peer: PeerId) -> bool:
         """Forget the connection that is longest in TIME-WAIT, *peer*'s before all others'; False if there is none."""
@@ -483,6 +566,11 @@ class Connections:
             if socket.listener is None:
                 socket.connection.owner = None  # see _retire
             _decrement(self._peer_conns, socket.peer)
+
+
+def _flow(rx: RxPacket) -> bytes:
+    """Return the name of the connection that *rx* belongs to, from our point of view."""
+    return flow_name(rx.dst, rx.dst_port, rx.src, rx.src_port)
 
 
 def _decrement(counts: dict[PeerId, int], peer: PeerId) -> None:

@@ -17,6 +17,10 @@ class StackLimits:
     embryos: int = 1024
     """Inbound TCP handshakes in progress."""
     embryos_per_peer: int = 128
+    syn_cookies: bool = True
+    """Answer SYNs for which there is no room for an embryo with cookies (RFC 4987), instead of dropping them."""
+    cookies_per_second: int = 5000
+    cookie_burst: int = 1000
     fragment_bytes: int = 4 << 20
     """Memory of reassembly; when it is exceeded the oldest datagrams go until three quarters are left."""
     fragment_datagrams: int = 64

@@ -21,6 +21,11 @@ def check_port(port: int, *, zero: bool) -> None:
         raise InvalidPort(f"no port: {port}")
 
 
+def flow_name(local: IpBytes, local_port: int, remote: IpBytes, remote_port: int) -> bytes:
+    """Return what names a connection in keyed hashes."""
+    return local + local_port.to_bytes(2, "big") + remote + remote_port.to_bytes(2, "big")
+
+
 @final
 class PortAllocator:
     """Picks ephemeral ports: a random start, then upwards to the first free one (RFC 6056 §3.3.1)."""
@@ -64,5 +69,5 @@ class IsnGenerator:
         return self._hash(b"T", local, local_port, remote, remote_port)
 
     def _hash(self, use: bytes, local: IpBytes, local_port: int, remote: IpBytes, remote_port: int) -> int:
-        name = use + local + local_port.to_bytes(2, "big") + remote + remote_port.to_bytes(2, "big")
+        name = use + flow_name(local, local_port, remote, remote_port)
         return int.from_bytes(blake2s_mac(self._secret, name, 4), "big")

@@ -18,7 +18,7 @@ from tsnetpy.base.stats import Drops
 from tsnetpy.nic.parse import parse
 from tsnetpy.nic.rx import RxPacket
 from tsnetpy.nic.tso import split
-from tsnetpy.tcp import TcpConfig
+from tsnetpy.tcp import SynCookies, TcpConfig
 from tsnetpy.wire import ipv6
 
 from . import icmp
@@ -104,6 +104,16 @@ class Stack:
         gone = self._host.set_addresses(addresses)
         if gone:
             self._tcp.discard_on(gone)
+
+    @property
+    def syn_cookies(self) -> SynCookies:
+        """Counters of handshakes that were not kept here but given to the peer to remember."""
+        return self._tcp.cookies
+
+    @property
+    def tcp_connections(self) -> int:
+        """TCP connections of any kind that take up room: half-open, open, and in TIME-WAIT."""
+        return self._tcp.count
 
     # -- sockets -----------------------------------------------------------------------------------------------------
 

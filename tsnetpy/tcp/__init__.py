@@ -5,10 +5,11 @@ Start reading at :mod:`tsnetpy.tcp.connection`; the variables are in :mod:`tsnet
 
 from .config import TcpConfig
 from .connection import Connection
+from .cookies import SynCookies
 from .listener import Listener
 from .segment import Segment, rst_for
 from .states import State
 from .stats import TcpInfo
 from .timewait import TimeWait
 
-__all__ = ["Connection", "Listener", "Segment", "State", "TcpConfig", "TcpInfo", "TimeWait", "rst_for"]
+__all__ = ["Connection", "Listener", "Segment", "State", "SynCookies", "TcpConfig", "TcpInfo", "TimeWait", "rst_for"]

@@ -14,7 +14,7 @@ from .arrival import Arrival
 from .config import TcpConfig
 from .flags import ACK, RST
 from .lifecycle import Lifecycle
-from .options import parse_syn
+from .options import SynOptions, parse_syn
 from .recovery import NAMES
 from .segment import Segment
 from .seqnum import MASK32
@@ -83,6 +83,26 @@ class Connection:
         conn = cls(config, iss & MASK32, now, ts_offset)
         conn._life.take_syn(seq, wnd, offer, now)
         conn._life.start_syn(State.SYN_RECEIVED)
+        return conn
+
+    @classmethod
+    def from_cookie(
+        cls, config: TcpConfig, iss: int, irs: int, offer: SynOptions, now: Instant, ts_offset: int
+    ) -> "Connection":
+        """Take up a handshake whose SYN-ACK was a cookie (:mod:`.cookies`); the ACK that brought it back comes next.
+
+        Args:
+            config: as the SYN-ACK was made with.
+            iss, irs: initial sequence numbers, ours and the peer's.
+            offer: what the SYN had offered, as far as the cookie kept it.
+            now: the current instant.
+            ts_offset: as for :meth:`connect`.
+        """
+        conn = cls(config, iss & MASK32, now, ts_offset)
+        conn._life.take_syn(irs & MASK32, 0, offer, now)
+        conn._life.start_syn(State.SYN_RECEIVED)
+        conn._life.syn_due = False  # it was sent, only not by this object
+        conn.tcb.control_due = False
         return conn
 
     # -- input -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A passive opener: half-open connections ("embryos") and the queue of finished ones, both bounded (RFC 4987).
 
-Sources are authenticated by the tunnel, so caps are enough and SYN cookies would buy nothing.
+Where there is no room for another embryo its owner may answer with a cookie (:mod:`.cookies`) instead.
 """
 
 from collections import deque
@@ -13,6 +13,7 @@ from tsnetpy.base.stats import Drops
 
 from .config import TcpConfig
 from .connection import Connection
+from .options import SynOptions
 from .states import State
 
 
@@ -47,6 +48,11 @@ class Listener:
         """Handshakes under way."""
         return len(self._embryos)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the queue would take a finished connection."""
+        return len(self._queue) < self.backlog
+
     def receive_syn(
         self, key: Hashable, seq: int, wnd: int, options: Buffer, now: Instant, iss: int, ts_offset: int = 0
     ) -> Connection | None:
@@ -75,6 +81,31 @@ class Listener:
         if conn is None:
             self.drops.add("malformed")
             return None
+        self._embryos[key] = conn
+        self._keys[conn] = key
+        return conn
+
+    def receive_cookie(
+        self, key: Hashable, iss: int, irs: int, offer: SynOptions, now: Instant, ts_offset: int = 0
+    ) -> Connection | None:
+        """Make the connection whose handshake was a cookie; the caller hands it the ACK that brought the cookie back.
+
+        ``None`` means that the queue is full: dropped and counted, and the peer's next segment may find room.
+
+        Args:
+            key: as for :meth:`receive_syn`; an embryo of that key gives way.
+            iss, irs: initial sequence numbers, ours and the peer's.
+            offer: what the SYN had offered.
+            now: when the ACK arrived.
+            ts_offset: as for ``Connection.connect``.
+        """
+        if not self.has_room:
+            self.drops.add("backlog")
+            return None
+        known = self._embryos.get(key)
+        if known is not None:
+            self._forget_embryo(known)
+        conn = Connection.from_cookie(self.config, iss, irs, offer, now, ts_offset)
         self._embryos[key] = conn
         self._keys[conn] = key
         return conn

@@ -8,7 +8,7 @@ from typing import Final, final
 from tsnetpy.base.instant import MILLISECOND, Instant
 
 from .config import TcpConfig
-from .options import TS_LENGTH, SynOptions
+from .options import MAX_WSCALE, TS_LENGTH, SynOptions
 from .seqnum import MASK32
 from .states import State
 from .stats import TcpStats
@@ -18,6 +18,14 @@ DEFAULT_MSS: Final = 536
 """What a peer without the MSS option can take (RFC 9293 §3.7.1); the IPv6 value does not arise behind a tunnel."""
 MIN_MSS: Final = 48
 """A smaller offer is raised to this: one-byte segments are an attack (CVE-2019-11479)."""
+
+
+def window_shift(rcv_buf_max: int) -> int:
+    """Return the smallest window scale that can express *rcv_buf_max* (RFC 7323 §2.3)."""
+    shift = 0
+    while (rcv_buf_max >> shift) > 0xFFFF and shift < MAX_WSCALE:
+        shift += 1
+    return shift
 
 
 @final
@@ -95,9 +103,7 @@ class Tcb:
         self.wscale_on = config.window_scaling
         self.ts_on = config.timestamps
         self.sack_on = config.sack
-        self.rcv_wscale = 0
-        while (config.rcv_buf_max >> self.rcv_wscale) > 0xFFFF and self.rcv_wscale < 14:
-            self.rcv_wscale += 1
+        self.rcv_wscale = window_shift(config.rcv_buf_max)
         self.peer_mss = DEFAULT_MSS
         self.mss = min(config.mss, DEFAULT_MSS)
         self.ts_recent = 0
