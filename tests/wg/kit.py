@@ -13,7 +13,7 @@ from tsnetpy.base.addr import parse_prefix
 from tsnetpy.base.instant import MILLISECOND, SECOND
 from tsnetpy.base.packet import PeerId
 from tsnetpy.crypto import dh
-from tsnetpy.wg import Device
+from tsnetpy.wg import Device, EndpointSeen
 
 DATA: Final = Path(__file__).parent.parent / "data" / "datapath"
 START: Final = 1_000 * SECOND
@@ -49,12 +49,20 @@ def ipv4(src: str, dst: str, payload: bytes = b"", proto: int = 17) -> bytes:
 
 
 class Side:
-    """A device and what it has received."""
+    """A device and what it has received.
+
+    Attributes:
+        path: where the device is.
+        knows: where it believes the other side to be; matters only to :attr:`Net.routed`.
+        behind_ns: how much its monotonic clock has missed (a suspended machine).
+    """
 
     def __init__(self, name: str, device: Device) -> None:
         self.name = name
         self.device = device
         self.path: Hashable = ("udp", b"\x7f\x00\x00\x01", 41641 + ord(name[0]))
+        self.knows: Hashable = None
+        self.behind_ns = 0
         self.received: list[bytes] = []
         self.events: list[object] = []
 
@@ -63,7 +71,8 @@ class Net:
     """Two devices, ``a`` (10.9.0.1) and ``b`` (10.9.0.2), and the link between them.
 
     ``keep`` decides for each datagram ``(sender's name, bytes)`` whether it arrives; ``log`` has all that were sent, as
-    ``(time since start, sender, bytes)``.
+    ``(time since start, sender, bytes)``. With ``routed`` a datagram goes to where its sender last heard the other
+    side, and arrives only if that is where the other side is.
     """
 
     def __init__(self, seed: int = 1, delay_ns: int = 10 * MILLISECOND, persistent_a_s: int = 0) -> None:
@@ -71,7 +80,8 @@ class Net:
         self.delay_ns = delay_ns
         self.keep: Callable[[str, bytes], bool] = lambda sender, datagram: True
         self.log: list[tuple[int, str, bytes]] = []
-        self._wire: list[tuple[int, int, Side, bytes, Hashable]] = []
+        self.routed = False
+        self._wire: list[tuple[int, int, Side, bytes, Hashable, Hashable]] = []
         self._serial = 0
         entropy = SeededEntropy(seed)
         keys = [dh.generate(entropy), dh.generate(entropy)]
@@ -85,6 +95,7 @@ class Net:
             side.device.add_peer(
                 other.device.public_key, [parse_prefix(ip)], self.now, persistent_keepalive_s=keepalive
             )
+            side.knows = other.path
 
     def other(self, side: Side) -> Side:
         """Return the opposite side."""
@@ -92,7 +103,7 @@ class Net:
 
     def send(self, side: Side, *packets: bytes) -> None:
         """Hand inner packets to *side* for the other one."""
-        side.device.send(self.other(side).device.public_key, packets, self.now)
+        side.device.send(self.other(side).device.public_key, packets, self.now - side.behind_ns)
         self.flush()
 
     def data(self, side: Side, payload: bytes = b"x" * 40) -> bytes:
@@ -115,11 +126,12 @@ class Net:
                 self._put(side, target, reply)
             while (event := side.device.next_event()) is not None:
                 side.events.append(event)
+                if isinstance(event, EndpointSeen):
+                    side.knows = event.path
 
     def inject(self, side: Side, datagram: bytes, path: Hashable = ("udp", b"\x09\x09\x09\x09", 9)) -> None:
         """Give *side* a datagram from nowhere, at once."""
-        for _, packets in side.device.receive([datagram], path, self.now):
-            side.received.extend(bytes(p) for p in packets)
+        self._deliver(side, datagram, path)
         self.flush()
 
     def run(self, duration_ns: int) -> None:
@@ -127,7 +139,11 @@ class Net:
         end = self.now + duration_ns
         while True:
             self.flush()
-            due = [d for d in (self.a.device.next_deadline(), self.b.device.next_deadline()) if d is not None]
+            due = [
+                deadline + side.behind_ns
+                for side in (self.a, self.b)
+                if (deadline := side.device.next_deadline()) is not None
+            ]
             if self._wire:
                 due.append(self._wire[0][0])
             when = max(min(due, default=end + 1), self.now)
@@ -135,11 +151,11 @@ class Net:
                 break
             self.now = when
             while self._wire and self._wire[0][0] <= self.now:
-                _, _, target, datagram, path = heapq.heappop(self._wire)
-                for _, packets in target.device.receive([datagram], path, self.now):
-                    target.received.extend(bytes(p) for p in packets)
+                _, _, target, datagram, path, to = heapq.heappop(self._wire)
+                if not self.routed or to == target.path:
+                    self._deliver(target, datagram, path)
             for side in (self.a, self.b):
-                side.device.handle_deadline(self.now)
+                side.device.handle_deadline(self.now - side.behind_ns)
         self.now = end
 
     def sent(self, sender: str, kind: int | None = None, since_ns: int = 0) -> list[tuple[int, bytes]]:
@@ -159,7 +175,12 @@ class Net:
         self.log.append((self.elapsed, side.name, datagram))
         if self.keep(side.name, datagram):
             self._serial += 1
-            heapq.heappush(self._wire, (self.now + self.delay_ns, self._serial, target, datagram, side.path))
+            item = (self.now + self.delay_ns, self._serial, target, datagram, side.path, side.knows)
+            heapq.heappush(self._wire, item)
+
+    def _deliver(self, target: Side, datagram: bytes, path: Hashable) -> None:
+        for _, packets in target.device.receive([datagram], path, self.now - target.behind_ns):
+            target.received.extend(bytes(p) for p in packets)
 
 
 def peer_id(side: Side) -> PeerId:

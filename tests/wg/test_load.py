@@ -1,14 +1,20 @@
 """Cookies and rate limits under a flood, and garbage of every kind."""
 
+from collections.abc import Hashable
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wg.kit import START, WALL, Net, SeededEntropy, peer_id
-from tsnetpy.base.addr import parse_prefix
+from tsnetpy.base.addr import parse_ip, parse_prefix
 from tsnetpy.base.instant import MILLISECOND, SECOND
 from tsnetpy.crypto import dh
 from tsnetpy.wg import Device
+from tsnetpy.wg.cookies import CookieChecker, CookieGenerator
+from tsnetpy.wg.handshake import source_host
 from tsnetpy.wg.load import LoadMeter, SourceLimiter
+from tsnetpy.wg.messages import CookieReply
 
 COOKIE_REPLY = 3
 
@@ -95,16 +101,23 @@ def test_source_limiter() -> None:
     assert len(limiter._buckets) <= 8192
 
 
-def test_senders_that_prove_their_address_are_limited_per_address_not_per_port() -> None:
+@pytest.mark.parametrize(
+    "paths",
+    [
+        [("udp", parse_ip("5.5.5.5"), port) for port in range(8)],
+        [("udp", parse_ip(f"2001:db8::{port}"), port) for port in range(8)],
+    ],
+    ids=["ports of one address", "addresses of one /64"],
+)
+def test_senders_that_prove_their_address_are_limited_per_host(paths: list[Hashable]) -> None:
     now = START
     target = Device(dh.generate(SeededEntropy(1)), SeededEntropy(2))
     verdicts = []
-    for port in range(8):
-        caller = Device(dh.generate(SeededEntropy(100 + port)), SeededEntropy(200 + port))
+    for number, path in enumerate(paths):
+        caller = Device(dh.generate(SeededEntropy(100 + number)), SeededEntropy(200 + number))
         caller.wall_offset_ns = WALL - START
         caller.add_peer(target.public_key, [], now)
         target.add_peer(caller.public_key, [], now)
-        path = ("udp", b"\x05\x05\x05\x05", port)
         flood(target, now, 300)
         caller.initiate(target.public_key, now)
         target.receive([bytes(b.data) for _, b in caller.take_outgoing()], path, now)
@@ -116,6 +129,88 @@ def test_senders_that_prove_their_address_are_limited_per_address_not_per_port()
         verdicts.append(len(target.take_outgoing()))
     assert verdicts == [1] * 5 + [0] * 3
     assert target.drops.snapshot()["rate_limited"] == 3
+
+
+def test_other_hosts_have_buckets_of_their_own() -> None:
+    hosts = ["5.5.5.5", "5.5.5.6", "2001:db8::1", "2001:db8:0:1::1", "2001:db9::1"]
+    assert len({source_host(("udp", parse_ip(ip), 1)) for ip in hosts}) == len(hosts)
+    assert source_host(("derp", 1, b"k" * 32)) == ("derp", 1, b"k" * 32)
+
+
+def test_without_a_valid_mac1_there_is_no_cookie_under_load() -> None:
+    net = Net()
+    flood(net.b.device, net.now)
+    net.a.device.initiate(peer_id(net.b), net.now)
+    ((_, batch),) = net.a.device.take_outgoing()
+    forged = bytearray(batch.data)
+    forged[116] ^= 1
+    net.inject(net.b, bytes(forged))
+    assert net.b.device.take_path_outgoing() == []
+    assert net.b.device.drops.counts["mac1"] == 1
+
+
+def test_mac1_names_the_receiver() -> None:
+    """What is meant for another key is dropped before any Diffie-Hellman."""
+    net = Net()
+    third = Device(dh.generate(SeededEntropy(3)), SeededEntropy(4))
+    third.add_peer(peer_id(net.a), [], net.now)
+    net.a.device.initiate(peer_id(net.b), net.now)
+    ((_, batch),) = net.a.device.take_outgoing()
+    third.receive([bytes(batch.data)], net.a.path, net.now)
+    assert third.drops.snapshot() == {"mac1": 1}
+
+
+def test_a_response_under_load_is_answered_with_a_cookie_and_the_next_handshake_serves() -> None:
+    net = Net()
+    net.keep = lambda sender, datagram: sender == "a" or datagram[0] != 2
+    packet = net.data(net.a)
+    net.run(20 * MILLISECOND)
+    (response,) = net.sent("b", 2)
+    flood(net.a.device, net.now)  # the initiator is the one under load
+    net.inject(net.a, response[1], net.b.path)
+    net.run(20 * MILLISECOND)
+    (cookie,) = net.sent("a", COOKIE_REPLY)
+    assert net.b.device.drops.total == 0
+    net.keep = lambda sender, datagram: True
+    net.run(5 * SECOND)
+    flood(net.a.device, net.now)
+    net.run(SECOND)
+    assert net.b.received == [packet]
+    assert any(net.sent("b", 2)[1][1][-16:])
+    assert net.sent("a", COOKIE_REPLY) == [cookie]
+
+
+def test_a_cookie_is_used_for_120_seconds() -> None:
+    static = dh.public_key(dh.generate(SeededEntropy(1)))
+    checker, generator = CookieChecker(static, SeededEntropy(2)), CookieGenerator(static)
+    first = generator.add_macs(bytes(116), START)
+    reply = CookieReply.decode(checker.reply(first, 7, b"place", START))
+    assert generator.consume_reply(reply, START)
+    for age, used in ((0, True), (120 * SECOND - 1, True), (120 * SECOND, False), (60 * SECOND, False)):
+        message = generator.add_macs(bytes(116), START + age)
+        assert any(message[-16:]) == used  # once too old it is gone, whatever a clock says later
+        assert checker.check_mac2(message, b"place", START + age) == used
+
+
+def test_the_secret_of_cookies_changes_after_120_seconds() -> None:
+    static = dh.public_key(dh.generate(SeededEntropy(1)))
+    checker = CookieChecker(static, SeededEntropy(2))
+
+    def cookied(at: int) -> bytes:
+        generator = CookieGenerator(static)
+        message = generator.add_macs(bytes(116), at)
+        assert generator.consume_reply(CookieReply.decode(checker.reply(message, 7, b"place", at)), at)
+        return generator.add_macs(bytes(116), at)
+
+    one, two = cookied(START), cookied(START + 120 * SECOND)
+    assert one == two  # the same secret, so the same cookie
+    assert checker.check_mac2(one, b"place", START + 120 * SECOND)
+    assert not checker.check_mac2(one, b"place", START + 120 * SECOND + 1)
+    three = cookied(START + 120 * SECOND + 1)
+    assert three != one
+    assert checker.check_mac2(three, b"place", START + 240 * SECOND)
+    assert not checker.check_mac2(one, b"place", START + 120 * SECOND + 2)
+    assert not checker.check_mac2(three, b"another place", START + 240 * SECOND)
 
 
 @settings(max_examples=200, deadline=None)

@@ -37,6 +37,7 @@ from .events import EndpointSeen, PeerHandshake, UnknownPeerInitiation, UnknownS
 from .handshake import ADMITTED, Handshaker, source_peer
 from .peer import NO_INDEX, Peer
 from .session import Session
+from .tai64n import NEVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,7 @@ class Device:
         "_peers",
         "_pending",
         "_sessions",
+        "_stamped_ns",
         "_unknown_session_at",
         "drops",
         "mtu",
@@ -105,6 +107,7 @@ class Device:
         self._events: Ring[object] = Ring(MAX_EVENTS)
         self._heap: list[tuple[Instant, PeerId]] = []
         self._unknown_session_at: Instant | None = None
+        self._stamped_ns = NEVER  # the last timestamp sent to a peer that was removed since
 
     # -- configuration ---------------------------------------------------------------------------------------------
 
@@ -151,7 +154,8 @@ class Device:
         if peer is None:
             if len(self._peers) >= MAX_PEERS:
                 raise ConfigError(f"more than {MAX_PEERS} peers")
-            peer = Peer(bytes(peer_id), psk, 0)
+            # A peer that comes back may remember our last timestamp, and the wall clock may have gone back meanwhile.
+            peer = Peer(bytes(peer_id), psk, 0, self._stamped_ns)
             self._peers[peer.key] = peer
         else:
             before = peer.psk
@@ -172,6 +176,7 @@ class Device:
         if peer is None:
             return
         peer.removed = True
+        self._stamped_ns = max(self._stamped_ns, peer.clock.last_ns)
         self._forget_keys(peer)
         peer.staged.clear()
         peer.timers.stop()

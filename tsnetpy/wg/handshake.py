@@ -152,9 +152,13 @@ def source_bytes(source: Hashable) -> bytes:
 
 
 def source_host(source: Hashable) -> Hashable:
-    """Return what rate limits apply to: the address without the port of ``("udp", ip, port)``, else the path itself."""
+    """Return what rate limits apply to: the host of ``("udp", ip, port)``, else the path itself.
+
+    A host is an IPv4 address or an IPv6 /64: whoever has one address of such a network has all of them.
+    """
     if isinstance(source, tuple) and len(source) == 3 and source[0] == "udp":
-        return source[:2]
+        ip = source[1]
+        return ("udp", ip[:8] if isinstance(ip, bytes) else ip)
     return source
 
 

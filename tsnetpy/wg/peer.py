@@ -11,7 +11,7 @@ from tsnetpy.noise.ikpsk2 import NO_PSK, IkPsk2Initiator
 from .constants import MAX_STAGED_PACKETS
 from .cookies import CookieGenerator
 from .session import Session
-from .tai64n import Tai64nClock
+from .tai64n import NEVER, Tai64nClock
 from .timers import PeerTimers
 
 NO_INDEX: Final = -1
@@ -20,6 +20,9 @@ NO_INDEX: Final = -1
 @final
 class Peer:
     """State of one peer; the rules that change it are in :mod:`.device`.
+
+    Args:
+        stamped_ns: what its first timestamp must be later than.
 
     Attributes:
         key: static public key.
@@ -59,7 +62,7 @@ class Peer:
         "tx_bytes",
     )
 
-    def __init__(self, key: PeerId, psk: bytes | None, persistent_keepalive_ns: int) -> None:
+    def __init__(self, key: PeerId, psk: bytes | None, persistent_keepalive_ns: int, stamped_ns: int = NEVER) -> None:
         self.key = key
         self.psk = psk or NO_PSK
         self.persistent_keepalive_ns = persistent_keepalive_ns
@@ -73,7 +76,7 @@ class Peer:
         self.last_initiation_consumed: Instant | None = None
         self.last_sent_handshake: Instant | None = None
         self.last_handshake: Instant | None = None
-        self.clock = Tai64nClock()
+        self.clock = Tai64nClock(stamped_ns)
         self.cookies = CookieGenerator(key)
         self.timers = PeerTimers()
         self.staged: Ring[bytes] = Ring(MAX_STAGED_PACKETS)
