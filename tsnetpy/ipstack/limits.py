@@ -15,8 +15,9 @@ class StackLimits:
     connections_per_peer: int = 5461
     """Two thirds of :attr:`connections`, so that one peer cannot lock out the others."""
     embryos: int = 1024
-    """Inbound TCP handshakes in progress."""
-    embryos_per_peer: int = 128
+    """Inbound TCP handshakes in progress, about 6 KiB each."""
+    embryos_per_peer: int = 512
+    """Half of :attr:`embryos`: a crowd of a few hundred that comes through one peer is ordinary."""
     syn_cookies: bool = True
     """Answer SYNs for which there is no room for an embryo with cookies (RFC 4987), instead of dropping them."""
     cookies_per_second: int = 5000
