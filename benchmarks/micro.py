@@ -204,7 +204,7 @@ class Engines:
 
 
 def measure(rounds: int = 60, packets: int = 800, warm_up: int = 60) -> Result:
-    """Run *rounds* (at least two) of *packets* each, every one between two timings of the seal, after *warm_up* turns."""
+    """Run *rounds* (at least two) of *packets* each, every one between timings of the seal; *warm_up* turns first."""
     planes, engines = Planes(), Engines()
     for _ in range(warm_up):  # until windows and buffers have their size
         planes.turn()

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Final, final
 
 from tsnetpy.base.packet import Buffer
@@ -18,10 +19,11 @@ MAX_BATCH_BYTES: Final = 65_507
 _TRANSPORT: Final = 4
 _HEADER_BYTES: Final = 16
 _OVERHEAD: Final = 32
-_HEADER: Final = struct.Struct("<IIQ")  # type and reserved zeros, receiver, counter
+_HEADER: Final = struct.Struct("<QQ")  # type, reserved zeros and receiver in one, counter
 _COUNTER: Final = struct.Struct("<Q")
 _NONCE: Final = struct.Struct("<4xQ")
 _ZEROS: Final = bytes(16)
+_FRAMES: Final = 64
 
 
 def padded_size(length: int, mtu: int) -> int:
@@ -33,6 +35,45 @@ def padded_size(length: int, mtu: int) -> int:
         return (length + 15) & ~15
     last = length % mtu if length > mtu else length
     return length - last + min((last + 15) & ~15, mtu)
+
+
+def _padded(packet: Buffer, mtu: int) -> Buffer:
+    fill = padded_size(len(packet), mtu) - len(packet)
+    return b"".join((packet, _ZEROS[:fill])) if fill else packet
+
+
+def _find_run(lengths: list[int], start: int, mtu: int) -> tuple[int, int, int]:
+    """Return where the run from *start* ends that fits one buffer, and the sizes of its datagrams and of the last one.
+
+    A run is datagrams of equal size, and perhaps a shorter one that ends it.
+    """
+    length = lengths[start]
+    size = last = padded_size(length, mtu) + _OVERHEAD
+    limit = min(len(lengths), start + MAX_DATAGRAMS, start + max(1, MAX_BATCH_BYTES // size))
+    if lengths[start:limit].count(length) == limit - start:
+        return limit, size, size
+    end = start + 1
+    while end < limit and last == size:
+        last = padded_size(lengths[end], mtu) + _OVERHEAD
+        if last > size:
+            return end, size, size
+        end += 1
+    return end, size, last
+
+
+_frames: Final[dict[int, tuple[bytearray, tuple[slice, ...]]]] = {}
+
+
+def _frame(size: int) -> tuple[bytearray, tuple[slice, ...]]:
+    """Return what stands between the headers of datagrams of *size* bytes, and where each one's ciphertext goes."""
+    known = _frames.get(size)
+    if known is None:
+        places = (slice(at + _HEADER_BYTES, at + size) for at in range(0, size * MAX_DATAGRAMS, size))
+        known = (bytearray(size - _HEADER_BYTES), tuple(places))
+        if len(_frames) >= _FRAMES:
+            _frames.clear()
+        _frames[size] = known
+    return known
 
 
 @final
@@ -51,50 +92,40 @@ class PureTransportKey:
         self, receiver: int, counter: int, packets: Sequence[Buffer], mtu: int
     ) -> list[tuple[bytearray, int]]:
         """See :meth:`._api.TransportKey.seal_batch`."""
-        encrypt_into = self._aead.encrypt_into
-        make_nonce = _NONCE.pack
-        put_header = _HEADER.pack_into
-        runs: list[tuple[bytearray, int]] = []
         total = len(packets)
+        if total == 1:
+            return [self._seal_one(receiver, counter, packets[0], mtu)]
+        encrypt_into = self._aead.encrypt_into
+        runs: list[tuple[bytearray, int]] = []
+        lengths = [*map(len, packets)]
         start = 0
         while start < total:
-            # Find the run that fits one buffer: equal sizes, and perhaps a shorter datagram that ends it.
-            length = len(packets[start])
-            padded = padded_size(length, mtu)
-            size = padded + _OVERHEAD
-            limit = min(total, start + MAX_DATAGRAMS, start + max(1, MAX_BATCH_BYTES // size))
-            end = start + 1
-            last = size
-            while end < limit:
-                other = len(packets[end])
-                if other != length:
-                    other = padded_size(other, mtu) + _OVERHEAD
-                    if other > size:
-                        break
-                    if other < size:
-                        last = other
-                        end += 1
-                        break
-                end += 1
-            out = bytearray(size * (end - start - 1) + last)
-            view = memoryview(out)
-            at = 0
-            for packet in packets[start:end]:
-                put_header(out, at, _TRANSPORT, receiver, counter)
-                if len(packet) != length or padded != length:
-                    packet_len = len(packet)
-                    fill = padded_size(packet_len, mtu) - packet_len
-                    if fill:
-                        packet = b"".join((packet, _ZEROS[:fill]))
-                    stop = at + packet_len + fill + _OVERHEAD
-                else:
-                    stop = at + size
-                encrypt_into(make_nonce(counter), packet, None, view[at + _HEADER_BYTES : stop])
-                counter += 1
-                at = stop
+            end, size, last = _find_run(lengths, start, mtu)
+            run = packets[start:end]
+            if lengths[start:end].count(size - _OVERHEAD) < len(run):
+                run = [_padded(packet, mtu) for packet in run]
+            # All headers at once, each with room for its ciphertext behind it. A place that reaches past the end, in a
+            # run that ends with a shorter datagram, is cut off there by the slice.
+            counters = range(counter, counter + len(run))
+            gap, places = _frame(size)
+            out = gap.join([*map(_HEADER.pack, repeat(_TRANSPORT | receiver << 32), counters), b""])
+            if last != size:
+                del out[last - size :]
+            rooms = map(memoryview(out).__getitem__, places)
+            for packet, nonce, room in zip(run, map(_NONCE.pack, counters), rooms):
+                encrypt_into(nonce, packet, None, room)
             runs.append((out, size))
+            counter = counters.stop
             start = end
         return runs
+
+    def _seal_one(self, receiver: int, counter: int, packet: Buffer, mtu: int) -> tuple[bytearray, int]:
+        packet = _padded(packet, mtu)
+        size = len(packet) + _OVERHEAD
+        out = bytearray(size)
+        _HEADER.pack_into(out, 0, _TRANSPORT | receiver << 32, counter)
+        self._aead.encrypt_into(_NONCE.pack(counter), packet, None, memoryview(out)[_HEADER_BYTES:])
+        return out, size
 
     def open_batch(self, datagrams: Sequence[Buffer]) -> list[tuple[int, bytes]]:
         """See :meth:`._api.TransportKey.open_batch`."""
