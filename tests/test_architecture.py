@@ -8,7 +8,7 @@ PKG = "tsnetpy"
 ROOT = pathlib.Path(__file__).parents[1] / PKG
 LAYERS: list[set[str]] = [  # top first; a package may import only packages of LOWER rows (siblings are strangers)
     {"cli", "testing"},
-    {"ssh", "serve", "localapi", "coordinator", "wireguard"},
+    {"ssh", "serve", "localapi", "coordinator", "wireguard", "http"},
     {"node"},
     {"control", "magicsock", "netstack"},
     {"runtime"},
@@ -31,6 +31,8 @@ DOORS = {
     "cryptography": "crypto",
     "dnslib": "dns",
     "paramiko": "ssh",
+    "httpx": "http",
+    "httpcore": "http",
     "scapy": "testing",
     "tsnetpy_native": "accel",
 }

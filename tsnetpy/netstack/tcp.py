@@ -98,12 +98,7 @@ class TcpStream(ByteStream):
                     if not waited:
                         await checkpoint_if_cancelled()
                     raise ClosedResourceError
-                if not (
-                    connection.readable_bytes
-                    or connection.eof_received
-                    or connection.error is not None
-                    or connection.state is State.CLOSED
-                ):
+                if not self.readable:
                     self._reader = anyio.Event()
                     waited = True
                     await self._reader.wait()
@@ -128,6 +123,17 @@ class TcpStream(ByteStream):
         finally:
             self._receiving = False
             self._reader = None
+
+    @property
+    def readable(self) -> bool:
+        """Whether :meth:`receive` has something to return or to raise at once: bytes, the end, an error."""
+        connection = self._socket.connection
+        return bool(
+            connection.readable_bytes
+            or connection.eof_received
+            or connection.error is not None
+            or connection.state is State.CLOSED
+        )
 
     async def send(self, item: bytes) -> None:
         """Send all of *item*; return when the send buffer has taken it (not when the peer has it).

@@ -1,0 +1,15 @@
+"""HTTP to nodes of the tailnet with `httpx <https://www.python-httpx.org>`_ (the ``http`` extra).
+
+::
+
+    async with tsnetpy.Node("laptop") as node, http_client(node) as client:
+        page = await client.get("http://web/")
+
+What ``HTTPClient()`` is to Go's tsnet: connections go through the node and nowhere else, names are those of the
+tailnet, and ``HTTP_PROXY`` has no say. A plain WireGuard node serves as well.
+"""
+
+from .backend import Dials, TunnelBackend
+from .transport import DEFAULT_TIMEOUT, HttpTransport, http_client
+
+__all__ = ["DEFAULT_TIMEOUT", "Dials", "HttpTransport", "TunnelBackend", "http_client"]
