@@ -117,6 +117,10 @@ class Net:
         """Move what the devices want to send onto the wire."""
         for side in (self.a, self.b):
             target = self.other(side)
+            while (event := side.device.next_event()) is not None:
+                side.events.append(event)
+                if isinstance(event, EndpointSeen):
+                    side.knows = event.path
             for peer, batch in side.device.take_outgoing():
                 assert peer == target.device.public_key
                 for datagram in batch.datagrams():
@@ -124,10 +128,6 @@ class Net:
             for path, reply in side.device.take_path_outgoing():
                 assert path == target.path
                 self._put(side, target, reply)
-            while (event := side.device.next_event()) is not None:
-                side.events.append(event)
-                if isinstance(event, EndpointSeen):
-                    side.knows = event.path
 
     def inject(self, side: Side, datagram: bytes, path: Hashable = ("udp", b"\x09\x09\x09\x09", 9)) -> None:
         """Give *side* a datagram from nowhere, at once."""
