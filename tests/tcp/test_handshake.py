@@ -259,6 +259,28 @@ def test_reset_frees_an_embryo() -> None:
     assert listener.embryos == 0
 
 
+@pytest.mark.checklist(7)
+@pytest.mark.parametrize("hard", [False, True])
+def test_an_unreachable_peer_frees_its_embryo(hard: bool) -> None:
+    listener = Listener(TcpConfig())
+    conn = accept(listener)
+    conn.segments_to_send(SECOND)
+    conn.icmp_error(hard, "unreachable")
+    assert (conn.state, conn.error) == (State.CLOSED, "unreachable")
+    assert conn.segments_to_send(SECOND) == []
+
+
+def test_a_soft_error_does_not_end_a_simultaneous_open() -> None:
+    script = Script()
+    script.out()
+    script.feed(0, 0, SYN)
+    assert script.state() is State.SYN_RECEIVED
+    script.conn.icmp_error(False, "unreachable")
+    assert script.state() is State.SYN_RECEIVED
+    script.conn.icmp_error(True, "unreachable")
+    assert script.state() is State.CLOSED
+
+
 @pytest.mark.checklist(32)
 @pytest.mark.attack(27)
 def test_embryo_dies_when_nobody_answers() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.tcp.kit import Link, Pipe, Script, blob
 from tsnetpy.base.instant import MILLISECOND, SECOND
 from tsnetpy.tcp import TcpConfig
-from tsnetpy.tcp.flags import ACK, SYN
+from tsnetpy.tcp.flags import ACK, FIN, SYN
 from tsnetpy.tcp.flight import Flight
 from tsnetpy.tcp.options import encode_sack, encode_timestamps
 from tsnetpy.tcp.prr import RateReduction
@@ -103,7 +103,7 @@ def test_reordering_that_was_seen_makes_rack_wait() -> None:
     script.feed(1, 1, options=sack(script, (1, 2)))
     script.feed(1, at(2))  # packet 0 was late, not lost
     rack = script.conn._sender.recovery.rack
-    assert rack.reordering
+    assert (rack.reorder_seen, rack.reordering) == (1, 3)
     assert script.feed(1, at(2), options=sack(script, (3, 8))) == []
     ((waited, again), *_) = script.wait(RTT)
     assert waited == RTT // 4
@@ -111,9 +111,115 @@ def test_reordering_that_was_seen_makes_rack_wait() -> None:
 
 
 @pytest.mark.checklist(114)
+def test_a_gap_and_what_comes_before_it_in_one_ack_is_no_reordering() -> None:
+    script = distant()
+    script.conn.send(blob(10 * MSS), script.now)
+    script.out()
+    script.now += RTT
+    again = script.feed(1, at(2), options=sack(script, (5, 10)))
+    assert script.conn.info().reorder_seen == 0
+    # Five are reported above it: no use in waiting.
+    assert (again[0].seq, sum(s.payload_len for s in again)) == (at(2), 3 * MSS)
+
+
+@pytest.mark.checklist(114)
+def test_how_far_the_path_reorders_is_measured() -> None:
+    script = distant()
+    script.conn.send(blob(10 * MSS), script.now)
+    script.out()
+    script.now += RTT
+    script.feed(1, 1, options=sack(script, (9, 10)))
+    script.feed(1, 1, options=sack(script, (3, 4), (9, 10)))
+    info = script.conn.info()
+    assert (info.reorder_seen, info.reordering, info.sacked_bytes) == (1, 7, 2 * MSS)
+    script.feed(1, at(10))
+    info = script.conn.info()
+    assert (info.reorder_seen, info.reordering, info.sacked_bytes) == (2, 10, 0)
+
+
+@pytest.mark.checklist(114)
+def test_loss_is_judged_by_the_round_trip_of_what_arrived_last_in_sequence() -> None:
+    script = distant()
+    script.conn.send(blob(8 * MSS), script.now)
+    script.out()
+    script.now += RTT
+    assert script.feed(1, 1, options=sack(script, (1, 2))) == []
+    assert script.feed(1, 1, options=sack(script, (1, 3))) == []
+    (again,) = script.feed(1, 1, options=sack(script, (1, 3), (6, 7)))  # 0, 3, 4 and 5 are lost
+    assert again.seq == 1
+    script.now += RTT
+    # The repetition took 40 ms, but packet 3 needed 80: so 7, sent at the same time, is not overdue.
+    script.feed(1, at(4), options=sack(script, (6, 7)))
+    flight = script.conn._sender.recovery.flight
+    assert not flight.lost.covers(at(7))
+    assert script.conn.next_deadline() == script.now + RTT // 4
+
+
+@pytest.mark.checklist(114)
+def test_a_part_of_a_packet_is_no_packet() -> None:
+    script = distant()
+    script.conn.send(blob(4 * MSS), script.now)
+    script.out()
+    script.now += RTT
+    base = script.OUR_ISN
+    for left, right in ((at(4) - 1, at(4)), (at(1) + 5, at(2)), (at(2), at(3) - 7), (at(1) + 1, at(2) + 1)):
+        block = encode_sack([((base + left) & 0xFFFFFFFF, (base + right) & 0xFFFFFFFF)])
+        assert script.feed(1, 1, options=block) == []
+        info = script.conn.info()
+        assert (info.sacked_bytes, info.recovery) == (0, "open")
+    block = encode_sack([((base + at(1) - 9) & 0xFFFFFFFF, (base + at(3) + 9) & 0xFFFFFFFF)])
+    script.feed(1, 1, options=block)
+    assert script.conn.info().sacked_bytes == 2 * MSS  # the whole ones within
+
+
+@pytest.mark.checklist(114)
+def test_small_packets_of_one_instant_are_told_apart() -> None:
+    script = distant()
+    for size in (100, MSS, 300):
+        script.conn.send(blob(size), script.now)
+        script.out()
+    script.now += RTT
+    base = script.OUR_ISN
+    block = encode_sack([((base + 101) & 0xFFFFFFFF, (base + 101 + MSS) & 0xFFFFFFFF)])
+    script.feed(1, 1, options=block)
+    assert script.conn.info().sacked_bytes == MSS
+
+
+@pytest.mark.checklist(114)
+def test_the_last_packet_counts_although_its_fin_is_not_reported() -> None:
+    script = distant()
+    script.conn.send(blob(3 * MSS), script.now)
+    script.conn.shutdown(script.now)
+    script.out()
+    script.now += RTT
+    script.feed(1, 1, options=sack(script, (2, 3)))
+    assert script.conn.info().sacked_bytes == MSS
+
+
+@pytest.mark.checklist(114)
+def test_counters_of_a_recovery() -> None:
+    script = distant()
+    script.conn.send(blob(10 * MSS), script.now)
+    script.out()
+    script.now += RTT
+    script.feed(1, 1, options=sack(script, (2, 3)))
+    assert script.conn.info().recovery == "disorder"
+    script.feed(1, 1, options=sack(script, (2, 3), (6, 7), (8, 9)))
+    info = script.conn.info()
+    assert (info.recovery, info.sacked_bytes, info.lost_bytes) == ("recovery", 3 * MSS, 6 * MSS)
+    assert info.retransmitted_in_flight == 2 * MSS  # as many as that ACK reported
+    script.feed(1, 1, options=sack(script, (0, 3), (6, 7), (8, 9)))
+    info = script.conn.info()
+    assert (info.lost_bytes, info.sacked_bytes) == (4 * MSS, 5 * MSS)
+    script.feed(1, at(10))
+    info = script.conn.info()
+    assert (info.recovery, info.sacked_bytes, info.lost_bytes, info.retransmitted_in_flight) == ("open", 0, 0, 0)
+
+
+@pytest.mark.checklist(114)
 def test_dsack_widens_the_window_and_sixteen_recoveries_narrow_it() -> None:
     rack = Rack(0)
-    rack.reordering = True
+    rack.reorder_seen = 1
     assert rack.window(True, RTT, RTT) == RTT // 4
     rack.on_dsack(100, 200)
     rack.on_dsack(150, 300)  # the same round trip
@@ -180,6 +286,73 @@ def test_tail_probe_goes_out_once_and_not_when_holes_are_known() -> None:
     ((when, again), *_) = script.wait(SECOND)
     assert (when, again.seq) == (RTT // 4, 1)
     assert script.conn.info().tail_probes == 0
+
+
+@pytest.mark.checklist(116)
+def test_a_single_packet_is_probed_before_it_costs_the_window() -> None:
+    script = distant()
+    script.conn.send(b"alone", script.now)
+    script.out()
+    rto = script.conn.info().rto
+    assert rto < 2 * RTT + 200 * MS  # so long its ACK may be delayed, and later than the timeout makes no sense
+    ((first, probe), *rest) = script.wait(2 * rto - MS)
+    assert (first, probe.seq, rest) == (rto, 1, [])
+    info = script.conn.info()
+    assert (info.tail_probes, info.rto_fires, info.cwnd, info.backoff) == (1, 0, 10 * MSS, 0)
+    ((second, again), *_) = script.wait(rto)
+    assert (second, again.seq) == (MS, 1)
+    info = script.conn.info()
+    assert (info.tail_probes, info.rto_fires, info.cwnd, info.backoff) == (1, 1, MSS, 1)
+
+
+@pytest.mark.checklist(116)
+def test_the_ack_of_a_single_packet_may_be_delayed() -> None:
+    script = distant()
+    script.conn._sender.rtt.sample(600 * MS)  # the path became worse and unsteady
+    info = script.conn.info()
+    assert info.rto > 2 * info.srtt + 200 * MS
+    script.conn.send(b"alone", script.now)
+    script.out()
+    ((when, probe), *_) = script.wait(info.rto)
+    assert (when, probe.seq) == (2 * info.srtt + 200 * MS, 1)
+
+
+@pytest.mark.checklist(116)
+def test_on_a_short_path_the_tail_is_probed_after_five_milliseconds() -> None:
+    script = Script(TcpConfig(), options=SACK_ONLY)
+    script.out()
+    script.now += MS
+    script.feed(0, 1, SYN | ACK, options=script.options)
+    script.conn.send(blob(3 * MSS), script.now)
+    script.out()
+    ((when, probe), *_) = script.wait(100 * MS)
+    assert (when, probe.seq) == (5 * MS, at(2))
+
+
+@pytest.mark.checklist(116)
+@pytest.mark.parametrize("later", [False, True])
+def test_a_fin_that_went_alone_is_probed_alone(later: bool) -> None:
+    script = distant()
+    script.conn.send(blob(3 * MSS), script.now)
+    script.out()
+    if later:
+        script.now += RTT // 2
+    script.conn.shutdown(script.now)
+    (fin,) = script.out()
+    assert (fin.seq, fin.payload_len) == (at(3), 0)
+    ((when, probe), *_) = script.wait(SECOND)
+    assert (when, probe.seq, probe.payload_len, bool(probe.flags & FIN)) == (2 * RTT, at(3), 0, True)
+
+
+@pytest.mark.checklist(116)
+def test_no_probe_into_a_closed_window() -> None:
+    script = distant()
+    script.conn.send(blob(2 * MSS), script.now)
+    script.out()
+    script.feed(1, 1, wnd=0)
+    out = script.wait(SECOND)
+    assert script.conn.info().tail_probes == 0
+    assert out[0][0] == 240 * MS
 
 
 @pytest.mark.checklist(116)

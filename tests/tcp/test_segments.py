@@ -262,12 +262,23 @@ def test_syn_on_an_open_connection_draws_limited_challenges() -> None:
 @pytest.mark.attack(33)
 def test_ack_for_unsent_data_changes_nothing() -> None:
     script = Script.established()
-    (challenge,) = script.feed(1, 100, ACK, b"", wnd=17)
-    assert challenge.ack == 1
+    assert script.feed(1, 100, ACK, b"", wnd=17) == []
+    ((waited, challenge),) = script.wait(100 * MILLISECOND)  # RFC 5961 wants an ACK; two such ends must not play on
+    assert (waited, challenge.ack, challenge.payload_len) == (10 * MILLISECOND, 1, 0)
     assert script.conn.info().snd_wnd == 65_535
-    assert script.feed(1, 100, ACK, wnd=17) == []  # rate limited
+    script.feed(1, 100, ACK, wnd=17)
+    assert script.wait(100 * MILLISECOND) == []  # rate limited
     script.feed(1, 100, ACK, b"data")
     assert script.conn.readable_bytes == 0
+
+
+@pytest.mark.checklist(87, 126)
+def test_the_answer_to_an_ack_of_unsent_data_goes_with_what_is_sent_anyway() -> None:
+    script = Script.established(options=TS_OK)
+    assert script.feed(1, 9999, FIN | ACK, options=encode_timestamps(200_000, 1)) == []
+    (ack,) = script.feed(1, 1, payload=b"x" * 2000, options=encode_timestamps(201, 1), packets=2)
+    assert (ack.ack, parse_segment(ack.options).ts_ecr) == (2001, 201)
+    assert script.wait(SECOND) == []
 
 
 @pytest.mark.checklist(87)
@@ -460,9 +471,34 @@ def test_data_after_close_resets() -> None:
     script.conn.close(script.now)
     (fin,) = script.out()
     assert fin.flags & FIN
-    (rst,) = script.feed(1, 2, payload=b"too late")
-    assert rst.flags & RST
+    (rst,) = script.feed(1, 1, payload=b"too late")
+    assert (rst.flags, rst.seq) == (RST, 1)  # the peer has not seen our FIN: this is the number that it takes
     assert script.state() is State.CLOSED
+
+
+def test_resets_carry_timestamps_once_they_are_agreed_upon() -> None:
+    script = Script.established(options=TS_OK)
+    script.feed(1, 1, payload=b"x", options=encode_timestamps(201, 1))
+    script.now += SECOND
+    script.conn.abort(script.now)
+    (rst,) = script.out()
+    stamps = parse_segment(rst.options)
+    assert (rst.flags, stamps.has_ts, stamps.ts_ecr) == (RST | ACK, True, 201)
+    assert stamps.ts_val == script.conn.tcb.clock(script.now)
+    asking = Script(options=TS_OK)
+    asking.out()
+    (rst, *_) = asking.feed(0, 77)  # nothing is agreed upon yet
+    assert (rst.flags, rst.options) == (RST, b"")
+
+
+def test_the_packet_size_of_the_peer_is_that_on_the_wire() -> None:
+    script = Script.established()
+    assert script.conn.info().rcv_mss == 0
+    script.feed(1, 1, payload=b"x" * 9_500, packets=10)  # joined on the way up; the last one is short
+    assert script.conn.info().rcv_mss == 950
+    script.feed(9_501, 1, payload=b"x" * 1_000)
+    script.feed(10_501, 1, payload=b"x" * 10)
+    assert script.conn.info().rcv_mss == 1_000
 
 
 @pytest.mark.checklist(142)

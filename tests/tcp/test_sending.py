@@ -333,7 +333,7 @@ def test_one_sacked_packet_is_reordering_not_loss() -> None:
     script.conn.send(blob(10 * MSS), script.now)
     script.out()
     assert script.feed(1, 1, options=sack(script, (1 + MSS, 1 + 2 * MSS))) == []
-    assert script.conn.info().recovery == "open"
+    assert script.conn.info().recovery == "disorder"
 
 
 @pytest.mark.checklist(104)

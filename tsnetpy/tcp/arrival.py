@@ -10,11 +10,12 @@ from .lifecycle import Lifecycle
 from .options import TS_HEAD, TS_LAYOUT, TS_LENGTH, SegmentOptions, parse_segment, parse_syn
 from .seqnum import HALF32, MASK32, from_wire, not_older
 from .states import CAN_RECEIVE, State
-from .timers import TIME_WAIT
+from .timers import DELAYED_ACK, TIME_WAIT
 
 _ONLY_ACK: Final = FIN | SYN | RST | ACK | URG
 _CHALLENGE_INTERVAL: Final = 500 * MILLISECOND
 """RFC 5961 §7 wants challenge ACKs limited; per connection, so that the limit is no side channel (CVE-2016-5696)."""
+_CHALLENGE_DELAY: Final = 10 * MILLISECOND
 _PROBE_ANSWER_INTERVAL: Final = 100 * MILLISECOND
 _PAWS_IDLE: Final = 24 * 24 * 3600 * SECOND
 """RFC 7323 §5.5: after that much silence the timestamp clock may have gone half round."""
@@ -185,7 +186,10 @@ class Arrival:
         elif ack > tcb.snd_nxt or ack < tcb.snd_una - tcb.max_snd_wnd:
             # RFC 5961 §5.2. Nothing of such a segment may change state, TS.Recent included.
             tcb.stats.dropped_bad_ack += 1
-            self._challenge(now, size > 0)
+            if ack > tcb.snd_nxt and state is State.ESTABLISHED:
+                self._challenge_later(now)
+            else:
+                self._challenge(now, size > 0)
             return
         self._life.last_heard = now
         if tcb.ts_on and extra.has_ts:
@@ -199,7 +203,7 @@ class Arrival:
             return
         # Seventh, the data; eighth, the FIN.
         if length:
-            self._take_data(seq, payload, packets, bool(flags & FIN), now)
+            self._take_data(seq, ack, payload, packets, bool(flags & FIN), now)
 
     def _acceptable(self, seq: int, length: int) -> bool:
         """Return the verdict of RFC 9293 §3.10.7.4, table 6; a FIN at the edge of a closed window passes."""
@@ -235,6 +239,18 @@ class Arrival:
             self._tcb.stats.challenge_acks += 1
             self._tcb.ack_now = True
 
+    def _challenge_later(self, now: Instant) -> None:
+        """Owe an ACK to a segment that acknowledges what was never sent.
+
+        Two ends that both believe this of each other would answer for ever (RFC 9293 §3.10.7.4 asks for an ACK each
+        time, Linux keeps silent). So the ACK waits a little for a segment that it can go with, and is limited.
+        """
+        tcb = self._tcb
+        if now - self._challenge_at >= _CHALLENGE_INTERVAL:
+            self._challenge_at = now
+            tcb.stats.challenge_acks += 1
+            tcb.timers.at[DELAYED_ACK] = min(tcb.timers.at[DELAYED_ACK], now + _CHALLENGE_DELAY)
+
     def _in_syn_sent(self, seq: int, ack: int, flags: int, wnd: int, options: Buffer, now: Instant) -> None:
         """RFC 9293 §3.10.7.3."""
         tcb = self._tcb
@@ -244,7 +260,7 @@ class Arrival:
             if not good_ack:
                 tcb.stats.dropped_bad_ack += 1
                 if not flags & RST:
-                    self._life.send_reset(ack, 0, RST)
+                    self._life.send_reset(ack, 0, RST, now)
                     # The peer is in an old incarnation: the reset clears it, so ask again soon.
                     self._life.syn_due = True
                     tcb.control_due = True
@@ -277,7 +293,7 @@ class Arrival:
         tcb = self._tcb
         if wire_ack != tcb.snd_nxt & MASK32:
             tcb.stats.dropped_bad_ack += 1
-            self._life.send_reset(wire_ack, 0, RST)
+            self._life.send_reset(wire_ack, 0, RST, now)
             return False
         tcb.snd_una = tcb.snd_nxt
         tcb.snd_wl2 = tcb.snd_una
@@ -338,15 +354,16 @@ class Arrival:
         elif tcb.state is State.LAST_ACK:
             self._life.drop(None)
 
-    def _take_data(self, seq: int, payload: Buffer, packets: int, fin: bool, now: Instant) -> None:
+    def _take_data(self, seq: int, ack: int, payload: Buffer, packets: int, fin: bool, now: Instant) -> None:
         tcb = self._tcb
         receiver = self._receiver
         if tcb.state not in CAN_RECEIVE:
             tcb.ack_now = True  # after the peer's FIN there is nothing new: a repetition
             return
         if self._life.read_closed and seq + len(payload) > tcb.rcv_nxt and len(payload):
-            # RFC 9293 §3.6.1: nobody will ever read this; the peer must learn that it was not delivered.
-            self._life.send_reset(tcb.snd_nxt, tcb.rcv_nxt, RST | ACK)
+            # RFC 9293 §3.6.1: nobody will ever read this; the peer must learn that it was not delivered. The number is
+            # the one the peer waits for, as it says: beyond a gap a reset would only be challenged (RFC 5961 §3.2).
+            self._life.send_reset(ack, 0, RST, now)
             self._life.drop(None)
             return
         receiver.arrived(seq, payload, packets, fin, now)

@@ -15,7 +15,7 @@ from .config import TcpConfig
 from .flags import ACK, RST
 from .lifecycle import Lifecycle
 from .options import SynOptions, parse_syn
-from .recovery import NAMES
+from .recovery import OPEN
 from .segment import Segment
 from .seqnum import MASK32
 from .states import CAN_RECEIVE, CAN_TRANSMIT, HANDSHAKE, State
@@ -82,6 +82,7 @@ class Connection:
             return None
         conn = cls(config, iss & MASK32, now, ts_offset)
         conn._life.take_syn(seq, wnd, offer, now)
+        conn._life.passive = True
         conn._life.start_syn(State.SYN_RECEIVED)
         return conn
 
@@ -222,7 +223,7 @@ class Connection:
         if tcb.state is State.CLOSED:
             return
         if tcb.state is not State.SYN_SENT and tcb.state is not State.TIME_WAIT:
-            self._life.send_reset(tcb.snd_nxt, tcb.rcv_nxt, RST | ACK)
+            self._life.send_reset(tcb.snd_nxt, tcb.rcv_nxt, RST | ACK, now)
         self._receiver.queue.clear()
         self._life.drop(None)
 
@@ -247,9 +248,11 @@ class Connection:
     def icmp_error(self, hard: bool, reason: str) -> None:
         """Take an ICMP error that the owner matched to this connection (RFC 5927).
 
-        A hard error ends an attempt to connect; an established connection only remembers it.
+        A hard error ends an attempt to connect; an established connection only remembers it. An embryo ends by any:
+        nobody here waits for it, and the peer may ask again (RFC 5461 §3.1 leaves the choice).
         """
-        if hard and self.tcb.state in HANDSHAKE:
+        state = self.tcb.state
+        if state in HANDSHAKE and (hard or (self._life.passive and state is State.SYN_RECEIVED)):
             self._life.drop(reason)
         else:
             self._life.soft_error = reason
@@ -313,7 +316,7 @@ class Connection:
             if tcb.state in HANDSHAKE:
                 self._retry_syn(now)
             elif not self._sender.on_retransmit_timer(now):
-                self._life.give_up()
+                self._life.give_up(now)
         if tcb.state is State.CLOSED:
             return
         if at[REORDER] <= now:
@@ -327,13 +330,13 @@ class Connection:
             self._receiver.on_ack_timer()
         if at[PERSIST] <= now:
             if self._sender.unanswered > tcb.config.data_retries:
-                self._life.give_up()
+                self._life.give_up(now)
                 return
             self._sender.on_persist_timer(now)
         if at[KEEPALIVE] <= now:
             self._keepalive(now)
         if at[USER_TIMEOUT] <= now:
-            self._life.give_up()
+            self._life.give_up(now)
         if at[LINGER] <= now:
             self._orphan_check(now)
         if at[TIME_WAIT] <= now:
@@ -342,7 +345,7 @@ class Connection:
     def _retry_syn(self, now: Instant) -> None:
         tcb = self.tcb
         if self._life.syn_tries > tcb.config.syn_retries:
-            self._life.give_up()
+            self._life.give_up(now)
             return
         self._sender.rtt.back_off()
         tcb.timers.at[RETRANSMIT] = now + self._sender.rtt.rto
@@ -360,7 +363,7 @@ class Connection:
             tcb.timers.at[KEEPALIVE] = max(due, now + config.keepalive_interval)
             return
         if self._keepalive_sent >= config.keepalive_probes:
-            self._life.give_up()
+            self._life.give_up(now)
             return
         self._keepalive_sent += 1
         tcb.timers.at[KEEPALIVE] = now + config.keepalive_interval
@@ -420,6 +423,9 @@ class Connection:
         tcb = self.tcb
         sender = self._sender
         stats = tcb.stats
+        recovery = sender.recovery
+        flight = recovery.flight
+        again = flight.repeated()
         return TcpInfo(
             state=tcb.state.value,
             mss=tcb.mss,
@@ -435,7 +441,16 @@ class Connection:
             rcv_wnd=tcb.rcv_adv - tcb.rcv_nxt,
             snd_buf=sender.limit,
             rcv_buf=self._receiver.limit,
-            recovery=NAMES[sender.recovery.state],
+            recovery=recovery.name,
+            sacked_bytes=recovery.reported_bytes,
+            lost_bytes=flight.lost.total + (again if recovery.state != OPEN else 0),
+            retransmitted_in_flight=again,
+            dup_acks=recovery.dup_acks,
+            reordering=recovery.rack.reordering,
+            reorder_seen=recovery.rack.reorder_seen,
+            rcv_mss=self._receiver.rcv_mss,
+            probes=sender.unanswered,
+            backoff=sender.rtt.backoff,
             retransmits=stats.retransmits,
             rto_fires=stats.rto_fires,
             fast_retransmits=stats.fast_retransmits,

@@ -6,7 +6,6 @@ looked at once there, however many ACKs arrive (RFC 8985 §6.2 without its walk 
 """
 
 from bisect import bisect_left, bisect_right
-from collections import deque
 from typing import Final, final
 
 from tsnetpy.base.instant import Instant
@@ -27,17 +26,19 @@ class Flight:
         lost: what is deemed lost and was not sent again since; disjoint from *sacked*.
         order: (when, start, end) of transmissions, oldest first, some of them outdated.
         resent_pieces: how many pieces are retransmissions.
+        unit: payload bytes per packet; every piece was cut into packets of that size from its start on.
     """
 
-    __slots__ = ("_again", "_starts", "_times", "end", "lost", "order", "resent_pieces", "sacked", "una")
+    __slots__ = ("_again", "_starts", "_times", "end", "lost", "order", "resent_pieces", "sacked", "una", "unit")
 
     def __init__(self, una: int) -> None:
         self.una = una
         self.end = una
         self.sacked = RangeSet(_MAX_SACK_RANGES)
         self.lost = RangeSet(_NO_LIMIT)
-        self.order: deque[tuple[Instant, int, int]] = deque()
+        self.order: list[tuple[Instant, int, int]] = []  # an empty deque takes ten times the memory
         self.resent_pieces = 0
+        self.unit = 1
         self._starts: list[int] = []
         self._times: list[Instant] = []
         self._again: list[bool] = []
@@ -55,7 +56,8 @@ class Flight:
         times = self._times
         if times and times[-1] == now and not self._again[-1] and self.order:
             when, begin, stop = self.order[-1]
-            if when == now and stop == start:  # one burst of several super-segments is one piece
+            if when == now and stop == start and (stop - begin) % self.unit == 0:
+                # One burst of several super-segments is one piece.
                 self.order[-1] = (now, begin, end)
                 self.end = end
                 return
@@ -78,7 +80,12 @@ class Flight:
         for at in range(first, last):
             if again[at]:
                 self.resent_pieces -= 1
-        if first and again[first - 1] and self._times[first - 1] == now:
+        if (
+            first
+            and again[first - 1]
+            and self._times[first - 1] == now
+            and (start - self._starts[first - 1]) % self.unit == 0
+        ):
             del self._starts[first:last]
             del self._times[first:last]
             del again[first:last]
@@ -135,8 +142,13 @@ class Flight:
                 del starts[:at]
                 del self._times[:at]
                 del self._again[:at]
-            while order and order[0][2] <= una:
-                order.popleft()
+            done = 0
+            for _, _, end in order:
+                if end > una:
+                    break
+                done += 1
+            if done:
+                del order[:done]
         if self.sacked.total:
             self.sacked.advance(una)
         if self.lost.total:
@@ -158,6 +170,26 @@ class Flight:
             at += 1
         return out
 
+    def whole(self, left: int, right: int) -> tuple[int, int]:
+        """Narrow left..right, which lies in flight, to whole packets as they were sent; left >= right for none.
+
+        A part of a packet is no sign that the packet arrived, and to a sender that thinks in packets (RFC 8985) it is
+        no use: the rest would have to be sent again with headers of its own.
+        """
+        starts = self._starts
+        unit = self.unit
+        at = bisect_right(starts, left) - 1
+        if at < 0:
+            return left, left
+        over = (left - starts[at]) % unit
+        if over:
+            left = min(left + unit - over, starts[at + 1] if at + 1 < len(starts) else self.end)
+        at = bisect_left(starts, right) - 1
+        stop = starts[at + 1] if at + 1 < len(starts) else self.end
+        if right < stop - 1:  # the last number may be a FIN, of which not every peer speaks
+            right -= (right - starts[at]) % unit
+        return left, right
+
     def reported(self, enough: int) -> int:
         """Count transmissions of which the peer reported something; stop at *enough*.
 
@@ -172,6 +204,14 @@ class Flight:
             count += len(self.pieces(at, end))
             at = end
         return count
+
+    def repeated(self) -> int:
+        """Return how many bytes were sent again, and neither reported nor deemed lost since. Looks at every piece."""
+        total = 0
+        for left, right, _, again in self.pieces(self.una, self.end) if self.resent_pieces else ():
+            if again:
+                total += right - left - self.sacked.overlap(left, right) - self.lost.overlap(left, right)
+        return total
 
     def mark_lost(self, start: int, end: int, sent_at: Instant) -> None:
         """Deem those bytes of start..end lost whose latest transmission was at *sent_at* and that nobody reported."""
@@ -200,7 +240,7 @@ class Flight:
         """A timeout was taken back: what was sent before it is to be judged again, oldest first."""
         pieces = [(sent_at, start, end) for start, end, sent_at, _ in self.pieces(self.una, self.end)]
         pieces.sort()
-        self.order = deque(pieces)
+        self.order = pieces
 
     def clear(self, una: int) -> None:
         """Forget everything, for a connection that ended."""

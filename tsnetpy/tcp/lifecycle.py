@@ -11,7 +11,7 @@ from tsnetpy.base.instant import Instant
 from .config import TcpConfig
 from .emit import Emitter
 from .flags import ACK, CLOSED, ERROR, ESTABLISHED, RST, WRITABLE
-from .options import SynOptions
+from .options import SynOptions, encode_timestamps
 from .receiver import Receiver
 from .segment import Segment
 from .sender import Sender
@@ -30,6 +30,7 @@ class Lifecycle:
         control: resets and probes that are ready to go.
         syn_due: our SYN or SYN-ACK is to be sent (again); syn_tries, syn_sent_at: how often and when it was.
         last_heard: when the peer last sent something acceptable.
+        passive: the peer began; until the handshake is done, this is an embryo.
         read_closed: nobody will read any more; closed_by_app: ``close()`` was called.
         soft_error: an ICMP error that explains a later timeout.
     """
@@ -39,6 +40,7 @@ class Lifecycle:
         "control",
         "emitter",
         "last_heard",
+        "passive",
         "read_closed",
         "receiver",
         "sender",
@@ -59,6 +61,7 @@ class Lifecycle:
         self.syn_tries = 0
         self.syn_sent_at: Instant = 0
         self.last_heard: Instant = now
+        self.passive = False
         self.read_closed = False
         self.closed_by_app = False
         self.soft_error: str | None = None
@@ -105,11 +108,17 @@ class Lifecycle:
         if tcb.fin_queued:
             tcb.state = State.FIN_WAIT_1
 
-    def send_reset(self, seq: int, ack: int, flags: int) -> None:
-        """Queue a reset (bounded: one flood of bad segments must not become a queue of answers)."""
+    def send_reset(self, seq: int, ack: int, flags: int, now: Instant) -> None:
+        """Queue a reset (bounded: one flood of bad segments must not become a queue of answers).
+
+        It carries timestamps where they are agreed upon (RFC 7323 §3.2: a reset SHOULD).
+        """
         if len(self.control) < 4:
             tcb = self.tcb
-            self.control.append(Segment(seq & MASK32, ack & MASK32, flags, 0, b"", [], 0, 0))
+            options = b""
+            if tcb.ts_on and tcb.state is not State.SYN_SENT:
+                options = encode_timestamps(tcb.clock(now), tcb.ts_recent)
+            self.control.append(Segment(seq & MASK32, ack & MASK32, flags, 0, options, [], 0, 0))
             tcb.control_due = True
 
     def enter_time_wait(self, now: Instant) -> None:
@@ -130,10 +139,10 @@ class Lifecycle:
         else:
             self.drop("reset")
 
-    def give_up(self) -> None:
+    def give_up(self, now: Instant) -> None:
         """A timer says that the peer is gone."""
         if self.tcb.state not in HANDSHAKE:
-            self.send_reset(self.tcb.snd_nxt, self.tcb.rcv_nxt, RST | ACK)
+            self.send_reset(self.tcb.snd_nxt, self.tcb.rcv_nxt, RST | ACK, now)
         self.drop(self.soft_error or "timeout")
 
     def drop(self, error: str | None) -> None:

@@ -15,6 +15,9 @@ from .flight import Flight
 _PERSIST: Final = 16
 """Recoveries without a DSACK until a widened reordering window is narrow again."""
 _MAX_MULTIPLIER: Final = 64
+_MAX_REORDERING: Final = 300
+DUP_THRESH: Final = 3
+"""So many packets reported above a hole make it a loss, unless reordering was seen."""
 _LEAST_WINDOW: Final = MILLISECOND
 """Where reordering is waited for at all: less than this drowns in the jitter of an event loop."""
 
@@ -26,19 +29,33 @@ class Rack:
     Attributes:
         sent_at, end_seq: RACK.xmit_ts and RACK.end_seq: the latest-sent transmission known to have arrived.
         rtt: its round trip.
-        fack: end of the highest byte that arrived.
-        reordering: whether reordering was ever seen.
+        fack: end of the highest byte that arrived, before the ACK under way.
+        reorder_seen: how many ACKs showed reordering.
+        reordering: by how many packets at most, 3 at least.
         multiplier: of a quarter of the least round trip, for the reordering window.
     """
 
-    __slots__ = ("_dsack_round", "_persist", "end_seq", "fack", "multiplier", "reordering", "rtt", "sent_at")
+    __slots__ = (
+        "_dsack_round",
+        "_late",
+        "_persist",
+        "end_seq",
+        "fack",
+        "multiplier",
+        "reorder_seen",
+        "reordering",
+        "rtt",
+        "sent_at",
+    )
 
     def __init__(self, iss: int) -> None:
         self.sent_at: Instant = -1
         self.end_seq = iss
         self.rtt: Duration = 0
         self.fack = iss
-        self.reordering = False
+        self.reorder_seen = 0
+        self.reordering = DUP_THRESH
+        self._late = -1  # the lowest byte that this ACK reports behind fack
         self.multiplier = 1
         self._persist = 0
         self._dsack_round = -1
@@ -61,13 +78,28 @@ class Rack:
                     continue
             else:
                 fresh = True
-                if left < self.fack:
-                    self.reordering = True
+                if left < self.fack and (self._late < 0 or left < self._late):
+                    self._late = left
+            self.rtt = now - sent_at  # of the last one looked at, not of the last one sent
             if sent_at > self.sent_at or (sent_at == self.sent_at and right > self.end_seq):
                 self.sent_at = sent_at
                 self.end_seq = right
-                self.rtt = now - sent_at
         return fresh
+
+    def settle(self, highest: int, mss: int) -> None:
+        """All of one ACK was taken in; *highest* is the end of what it reports (steps 3 and 4).
+
+        Only what arrived behind the highest byte of an *earlier* ACK was reordered: one ACK may report a gap, and what
+        comes before it, at the same time.
+        """
+        if highest > self.fack:
+            self.fack = highest
+        if self._late >= 0:
+            self.reorder_seen += 1
+            distance = -(-(self.fack - self._late) // mss)
+            if distance > self.reordering:
+                self.reordering = min(distance, _MAX_REORDERING)
+            self._late = -1
 
     def on_dsack(self, una: int, nxt: int) -> None:
         """The peer reported a duplicate: a retransmission was needless, so wait longer, once per round trip."""
@@ -86,29 +118,30 @@ class Rack:
 
     def window(self, hurry: bool, min_rtt: Duration, srtt: Duration) -> Duration:
         """Return the reordering window; none if *hurry* (recovery, or three packets reported) and all in order."""
-        if hurry and not self.reordering:
+        if hurry and not self.reorder_seen:
             return 0
         return max(min(self.multiplier * (min_rtt >> 2), srtt), _LEAST_WINDOW)
 
     def detect(self, flight: Flight, window: Duration, now: Instant) -> Duration:
         """Mark what is lost by now (step 5); return how long until more may be, 0 if nothing is waited for."""
         order = flight.order
-        while order:
-            sent_at, start, end = order[0]
-            if end <= flight.una:
-                order.popleft()
-                continue
-            stop = end
-            if sent_at >= self.sent_at:
-                if sent_at > self.sent_at or start >= self.end_seq:
-                    return 0
-                stop = min(end, self.end_seq)  # sent in the same instant: the sequence decides
-            wait = sent_at + self.rtt + window - now
-            if wait > 0:
-                return wait
-            flight.mark_lost(max(start, flight.una), stop, sent_at)
-            if stop < end:
-                order[0] = (sent_at, stop, end)
-                return 0
-            order.popleft()
-        return 0
+        done = 0
+        wait = 0
+        for sent_at, start, end in order:
+            if end > flight.una:
+                stop = end
+                if sent_at >= self.sent_at:
+                    if sent_at > self.sent_at or start >= self.end_seq:
+                        break
+                    stop = min(end, self.end_seq)  # sent in the same instant: the sequence decides
+                wait = max(sent_at + self.rtt + window - now, 0)
+                if wait:
+                    break
+                flight.mark_lost(max(start, flight.una), stop, sent_at)
+                if stop < end:
+                    order[done] = (sent_at, stop, end)
+                    break
+            done += 1
+        if done:
+            del order[:done]
+        return wait

@@ -110,6 +110,15 @@ class RangeSet:
             return low, self._starts[following]
         return low, high
 
+    def overlap(self, left: int, right: int) -> int:
+        """Return how many numbers of left..right are in the set."""
+        starts = self._starts
+        ends = self._ends
+        total = 0
+        for at in range(bisect_right(ends, left), bisect_left(starts, right)):
+            total += min(ends[at], right) - max(starts[at], left)
+        return total
+
     def clear(self) -> None:
         """Forget everything."""
         self._starts.clear()

@@ -29,6 +29,7 @@ class Receiver:
         unacked_packets: packets received since the last ACK went out.
         dsack_start, dsack_end: a duplicate to report in the next SACK (RFC 2883); end 0 for none.
         rtt: smoothed round trip as the receiver sees it, 0 if unknown.
+        rcv_mss: the largest packet payload seen, 0 at first.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class Receiver:
         "fin_seq",
         "limit",
         "queue",
+        "rcv_mss",
         "reassembly",
         "rtt",
         "unacked_packets",
@@ -61,6 +63,7 @@ class Receiver:
         self.dsack_start = 0
         self.dsack_end = 0
         self.rtt: Duration = 0
+        self.rcv_mss = 0
         self._quick = config.quick_acks
         self._waited_for = False
         self._copied = 0
@@ -140,6 +143,8 @@ class Receiver:
         tcb.rcv_nxt = nxt
         tcb.stats.bytes_in += size
         tcb.ready |= READABLE
+        if size > self.rcv_mss * packets:
+            self.rcv_mss = -(-size // packets)
         packets += self.unacked_packets
         self.unacked_packets = packets
         mss = tcb.mss

@@ -12,7 +12,7 @@ from tsnetpy.base.instant import MILLISECOND, Instant
 from .congestion.base import CongestionControl
 from .flight import Flight
 from .prr import RateReduction
-from .rack import Rack
+from .rack import DUP_THRESH, Rack
 from .rtt import RttEstimator
 from .seqnum import HALF32, MASK32, from_wire
 from .tcb import Tcb
@@ -25,9 +25,7 @@ RECOVERY: Final = 1
 LOSS: Final = 2
 """After a retransmission timeout: everything outstanding counts as lost."""
 
-NAMES: Final = ("open", "recovery", "loss")
-
-DUP_THRESH: Final = 3
+_NAMES: Final = ("open", "recovery", "loss")
 
 
 @final
@@ -46,6 +44,7 @@ class Recovery:
 
     __slots__ = (
         "_cc",
+        "_highest",
         "_known",
         "_prr",
         "_reno_sacked",
@@ -81,6 +80,7 @@ class Recovery:
         self._rescued = False
         self._reno_sacked = 0
         self._known = -1  # SND.UNA plus reported bytes before the SACK blocks of the ACK under way
+        self._highest = tcb.iss  # end of the highest packet that the SACK blocks of the latest ACK reported
         self._round_end = tcb.iss
 
     def pipe(self) -> int:
@@ -94,6 +94,20 @@ class Recovery:
         if self.state == OPEN:
             return out - min(self.dup_acks, 2) * tcb.mss
         return out - self._reno_sacked
+
+    @property
+    def name(self) -> str:
+        """The state in words; "disorder" is OPEN with duplicate ACKs or reports that have not been judged yet."""
+        if self.state == OPEN and (self.dup_acks or self.flight.sacked.total):
+            return "disorder"
+        return _NAMES[self.state]
+
+    @property
+    def reported_bytes(self) -> int:
+        """Bytes above SND.UNA that the peer holds; without SACK, one packet for each duplicate ACK."""
+        if self._tcb.sack_on:
+            return self.flight.sacked.total
+        return self.dup_acks * self._tcb.mss if self.state == OPEN else self._reno_sacked
 
     # -- acknowledgments -----------------------------------------------------------------------------------------------
 
@@ -121,7 +135,7 @@ class Recovery:
         fresh_old = False
         echo = self.echo_time(ts_ecr, now)
         self._known = una + sacked.total
-        highest = 0
+        highest = una
         previous = (0, 0)
         first = True
         for wire_left, wire_right in blocks:
@@ -148,16 +162,19 @@ class Recovery:
                 begin, stop = sacked.gap(start, right)
                 if begin >= stop:
                     break
+                start = stop
+                begin, stop = flight.whole(begin, stop)
+                added = sacked.add(begin, stop) if begin < stop else 0
+                if added == 0:
+                    continue
+                news += added
                 fresh = self.rack.delivered(flight, begin, stop, echo, self._rtt.min_rtt, now)
                 if fresh and begin < self.point:
                     fresh_old = True
                 flight.lost.remove(begin, stop)
-                start = stop
-            news += sacked.add(left, right)
-            highest = max(highest, right)
-        if highest > self.rack.fack:
-            self.rack.fack = highest
-        if news == 0 and ack <= una:
+                highest = max(highest, stop)
+        self._highest = highest
+        if news == 0:
             self._known = -1
         if news and self.state == LOSS and self.undo.f_rto != F_RTO_OFF:
             if fresh_old and self.undo.f_rto == F_RTO_NEW_DATA:
@@ -214,8 +231,7 @@ class Recovery:
                 break
             rack.delivered(flight, begin, stop, echo, self._rtt.min_rtt, now)
             start = stop
-        if una > rack.fack:
-            rack.fack = una
+        rack.settle(max(una, self._highest), tcb.mss)
         known = before + sacked.total if self._known < 0 else self._known
         self._known = -1
         flight.advance(una)
@@ -300,6 +316,7 @@ class Recovery:
         flight = self.flight
         delivered = flight.una + flight.sacked.total - self._known
         self._known = -1
+        self.rack.settle(self._highest, self._tcb.mss)
         return self._judge(delivered, False, now)
 
     def _judge(self, delivered: int, advanced: bool, now: Instant) -> bool:

@@ -28,8 +28,9 @@ _PACING_STEP: Final = 2 * MILLISECOND
 _PACING_CREDIT: Final = 4 * MILLISECOND
 """A timer that fires late may be made up for that much."""
 _LEAST_STEP_PACKETS: Final = 10
-_LEAST_PROBE_TIMEOUT: Final = 10 * MILLISECOND
+_LEAST_PROBE_TIMEOUT: Final = 5 * MILLISECOND
 """Below this a late event loop would look like a lost tail."""
+_LEAST_RENEGED_TIMEOUT: Final = 10 * MILLISECOND
 
 
 @final
@@ -47,6 +48,7 @@ class Sender:
 
     __slots__ = (
         "_emitter",
+        "_fin_alone",
         "_last_send",
         "_pace_at",
         "_probe_at",
@@ -94,6 +96,7 @@ class Sender:
         self._small_end = tcb.iss
         self._used_until = tcb.iss
         self._want_space = False
+        self._fin_alone = False
         # Tail loss probe (RFC 8985 §7): whether the timer stands for one, whether one is to be sent, and the range of
         # the one under way (end 0 for none).
         self._tail_armed = False
@@ -107,6 +110,7 @@ class Sender:
     def on_mss(self) -> None:
         """The packet size was settled or changed."""
         self.cc.set_mss(self._tcb.mss, self._tcb.config.initial_window_packets)
+        self.recovery.flight.unit = self._tcb.mss
 
     def start(self, syn_retransmitted: bool, now: Instant) -> None:
         """The handshake is done: set the initial window for the negotiated packet size (RFC 6928 §2)."""
@@ -176,7 +180,7 @@ class Sender:
             self._rto_at = now + rtt.rto
             if recovery.reneged:
                 # The peer dropped what it had reported: no use in waiting long (RFC 2018 §8).
-                self._rto_at = now + max(rtt.srtt >> 1, _LEAST_PROBE_TIMEOUT)
+                self._rto_at = now + max(rtt.srtt >> 1, _LEAST_RENEGED_TIMEOUT)
             self._arm(now)
         if self._want_space or self.limit < tcb.config.snd_buf_max:
             self._tune_buffer()
@@ -253,11 +257,12 @@ class Sender:
     # -- timers ------------------------------------------------------------------------------------------------------
 
     def _arm(self, now: Instant) -> None:
-        """Set the retransmission timer, or the tail probe's where that comes first and makes sense.
+        """Set the retransmission timer, or the tail probe's where that makes sense (RFC 8985 §7.2).
 
         An ACK that was lost on its way, or a lost tail, is then noticed after two round trips and not after the
         200 ms of a timeout. It matters more here than elsewhere: peers with receive offload send one ACK for a whole
-        window. A single packet gets no probe, for its ACK may rightly be delayed.
+        window. The ACK of a single packet may rightly be delayed, so its probe waits for that, but never longer than
+        the timeout would: where something is sent again at that moment, let it be a probe, which costs no window.
         """
         tcb = self._tcb
         rtt = self.rtt
@@ -268,13 +273,16 @@ class Sender:
             and rtt.srtt
             and self._probe_end == 0
             and self.recovery.state == OPEN
-            and tcb.snd_nxt - tcb.snd_una > tcb.mss
             and self.recovery.flight.sacked.total == 0
         ):
-            probe_at = now + max(rtt.srtt << 1, _LEAST_PROBE_TIMEOUT)
-            if probe_at < at:
-                self._tail_armed = True
-                at = probe_at
+            wait = rtt.srtt << 1
+            if tcb.snd_nxt - tcb.snd_una > tcb.mss:
+                wait = max(wait, _LEAST_PROBE_TIMEOUT)
+            else:
+                wait += rtt.min_var  # TLP.max_ack_delay
+            self._tail_armed = True
+            if now + wait < at:
+                at = now + wait
         tcb.timers.at[RETRANSMIT] = at
 
     def on_retransmit_timer(self, now: Instant) -> bool:
@@ -285,12 +293,15 @@ class Sender:
             return True
         if self._tail_armed:
             self._tail_armed = False
-            self._rto_at = now + self.rtt.rto
-            tcb.timers.at[RETRANSMIT] = self._rto_at
             if self.recovery.state == OPEN and tcb.snd_wnd:
+                self._rto_at = now + self.rtt.rto
+                tcb.timers.at[RETRANSMIT] = self._rto_at
                 self._tail_due = True
                 tcb.control_due = True
-            return True
+                return True
+            if now < self._rto_at:
+                tcb.timers.at[RETRANSMIT] = self._rto_at
+                return True
         self._probe_end = 0
         self._tail_due = False
         self.retries += 1
@@ -464,11 +475,12 @@ class Sender:
         tcb = self._tcb
         out.append(self._emitter.segment(tcb.snd_nxt, FIN | ACK, [], 0, now))
         tcb.fin_sent = True
+        self._fin_alone = True
         self.recovery.on_sent(tcb.snd_nxt, tcb.snd_nxt + 1, now)
         tcb.snd_nxt += 1
         if tcb.timers.at[RETRANSMIT] == NEVER:
             self._rto_at = now + self.rtt.rto
-            tcb.timers.at[RETRANSMIT] = self._rto_at
+        self._arm(now)
 
     def _retransmit(self, out: list[Segment], now: Instant) -> None:
         """Send holes again as far as pipe allows; the first one regardless (RFC 6675 §5 step 4.3)."""
@@ -549,7 +561,8 @@ class Sender:
         self._probe_resent = not 0 < size <= una + tcb.snd_wnd - nxt
         if self._probe_resent:
             sent_end = min(nxt, self.buffer.end)
-            self._probe_start = max(una, sent_end - tcb.mss)
+            # What was sent last, be it a FIN alone.
+            self._probe_start = max(una, nxt - 1 if self._fin_alone else sent_end - tcb.mss)
             self._resend(out, self._probe_start, nxt, now)
             self._probe_at = now
         else:

@@ -75,7 +75,25 @@ class TcpInfo:
     snd_buf: int
     rcv_buf: int
     recovery: str
-    """"open", "recovery" or "loss"."""
+    """"open", "disorder" (something was reported out of order, and may be late or lost), "recovery" or "loss"."""
+    sacked_bytes: int
+    """In flight, and reported by the peer."""
+    lost_bytes: int
+    """In flight and deemed lost, whether sent again since or not."""
+    retransmitted_in_flight: int
+    """Bytes sent again whose repetition is neither reported nor deemed lost."""
+    dup_acks: int
+    """In a row."""
+    reordering: int
+    """Packets by which the path was seen to reorder; 3 at least."""
+    reorder_seen: int
+    """ACKs that showed reordering."""
+    rcv_mss: int
+    """The largest packet payload that the peer sent, in bytes; 0 before the first."""
+    probes: int
+    """Zero-window probes without an answer."""
+    backoff: int
+    """How often the retransmission timeout has doubled."""
     retransmits: int
     rto_fires: int
     fast_retransmits: int
