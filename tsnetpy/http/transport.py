@@ -60,21 +60,25 @@ class HttpTransport(httpx.AsyncBaseTransport):
         """
         assert isinstance(request.stream, httpx.AsyncByteStream)
         url = request.url
-        with _as_httpx_errors():
-            response = await self._pool.handle_async_request(
-                httpcore.Request(
-                    request.method,
-                    httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
+        body = _RequestBody(request.stream)
+        try:
+            with _as_httpx_errors():
+                response = await self._pool.handle_async_request(
+                    httpcore.Request(
+                        request.method,
+                        httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                        headers=request.headers.raw,
+                        content=body,
+                        extensions=request.extensions,
+                    )
                 )
-            )
+        finally:
+            await body.aclose()
         assert isinstance(response.stream, AsyncIterable)
         return httpx.Response(
             response.status,
             headers=response.headers,
-            stream=_Body(response.stream),
+            stream=_ResponseBody(response.stream),
             extensions=response.extensions,
         )
 
@@ -96,7 +100,26 @@ class HttpTransport(httpx.AsyncBaseTransport):
 
 
 @final
-class _Body(httpx.AsyncByteStream):
+class _RequestBody:
+    """A body whose generator is closed if it was not sent to its end; httpcore leaves that to the garbage collector."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._parts = aiter(stream)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._parts)
+
+    async def aclose(self) -> None:
+        close = getattr(self._parts, "aclose", None)
+        if close is not None:
+            await close()
+
+
+@final
+class _ResponseBody(httpx.AsyncByteStream):
     def __init__(self, stream: AsyncIterable[bytes]) -> None:
         self._stream = stream
 
