@@ -27,7 +27,7 @@ class TxPacket:
         header: the transport header with a zero checksum field (TCP 20-60 bytes, UDP 8, ICMP the first 8).
         payload: pieces of what follows the header, in order.
         payload_len: their total length in bytes.
-        gso_size: payload bytes per packet (the MSS) if this may be cut, else 0.
+        gso_size: payload bytes per packet (the MSS) if this may be cut, else 0; for UDP, bytes per datagram.
         ttl: time to live or hop limit.
         tos: traffic class, ECN bits included.
         ident: IP identification, used if the packet has to be fragmented (IPv4 takes the low 16 bits).

@@ -4,6 +4,7 @@ from .connections import ACCEPT as ACCEPT
 from .errors import AddressInUse as AddressInUse
 from .errors import AddressNotAvailable as AddressNotAvailable
 from .errors import InvalidAddress as InvalidAddress
+from .errors import InvalidOption as InvalidOption
 from .errors import InvalidPort as InvalidPort
 from .errors import MessageTooLong as MessageTooLong
 from .errors import NoRoute as NoRoute

@@ -263,7 +263,7 @@ class Connections:
             or self._peer_embryos.get(peer, 0) >= limits.embryos_per_peer
             or engine.embryos >= engine.max_embryos
         ):
-            self._answer_with_cookie(engine, rx, now, ts_offset)
+            self._answer_with_cookie(listener, rx, now, ts_offset)
             return
         iss = self._isn.iss(local.ip, local.port, remote.ip, remote.port, now)
         key = (rx.addrs, rx.ports)
@@ -273,12 +273,14 @@ class Connections:
             return
         socket = self._adopt(connection, local, remote, peer)
         socket.listener = listener
+        socket.ip_fields = listener.ip_fields
         socket.embryo = True
         self._embryos += 1
         self._peer_embryos[peer] = self._peer_embryos.get(peer, 0) + 1
 
-    def _answer_with_cookie(self, engine: Listener, rx: RxPacket, now: Instant, ts_offset: int) -> None:
+    def _answer_with_cookie(self, listener: TcpListenerSocket, rx: RxPacket, now: Instant, ts_offset: int) -> None:
         """There is no room for an embryo: let the peer remember the handshake (RFC 4987 §3.6)."""
+        engine = listener.engine(rx.dst)
         if not (self._host.limits.syn_cookies and engine.has_room and self._cookie_bucket.allow(now)):
             self._host.drops.add("syn_limit")
             return
@@ -289,7 +291,8 @@ class Connections:
         header = encode_header(
             rx.dst_port, rx.src_port, answer.seq, answer.ack, answer.flags, answer.wnd, answer.options
         )
-        self._host.enqueue(TxPacket(rx.dst, rx.src, PROTO_TCP, header, [], 0))
+        fields = listener.ip_fields
+        self._host.enqueue(TxPacket(rx.dst, rx.src, PROTO_TCP, header, [], 0, 0, fields >> 8, fields & 0xFF))
 
     def _cookie_back(self, rx: RxPacket, now: Instant) -> bool:
         """Handle the ACK of a handshake that we kept nothing of; False if it is none."""
@@ -318,6 +321,7 @@ class Connections:
             return
         socket = self._adopt(connection, local, remote, rx.peer)
         socket.listener = listener
+        socket.ip_fields = listener.ip_fields
         connection.receive_segment(rx.seq, rx.ack, rx.flags, rx.wnd, rx.options, rx.payload, now, rx.packets)
 
     def _late_cookie(self, socket: TcpSocket, rx: RxPacket, now: Instant) -> bool:
@@ -428,6 +432,8 @@ class Connections:
         connection = socket.connection
         src, src_port = socket.local
         dst, dst_port = socket.remote
+        ttl = socket.ip_fields >> 8
+        tos = socket.ip_fields & 0xFF
         most = connection.tcb.config.max_segments_per_call
         while True:
             segments = connection.segments_to_send(now)
@@ -435,7 +441,9 @@ class Connections:
                 header = encode_header(
                     src_port, dst_port, segment.seq, segment.ack, segment.flags, segment.wnd, segment.options
                 )
-                tx = TxPacket(src, dst, PROTO_TCP, header, segment.payload, segment.payload_len, segment.gso_size)
+                tx = TxPacket(
+                    src, dst, PROTO_TCP, header, segment.payload, segment.payload_len, segment.gso_size, ttl, tos
+                )
                 emit(tx)
             if len(segments) < most:
                 break

@@ -10,7 +10,7 @@ from tsnetpy.tcp.flags import ERROR, READABLE
 from tsnetpy.wire.udp import UdpHeader
 
 from . import icmp
-from .errors import AddressInUse, AddressNotAvailable, MessageTooLong, TooManySockets
+from .errors import AddressInUse, AddressNotAvailable, InvalidOption, MessageTooLong, TooManySockets
 from .host import ANY, Host
 from .limits import TokenBucket
 from .ports import check_port
@@ -120,20 +120,39 @@ class Datagrams:
 
     # -- what sockets call (DatagramHost) -----------------------------------------------------------------------------
 
-    def udp_send(self, socket: UdpSocket, data: Buffer, remote: Endpoint, now: Instant, source: IpBytes | None) -> None:
+    def udp_send(
+        self,
+        socket: UdpSocket,
+        data: Buffer,
+        remote: Endpoint,
+        now: Instant,
+        source: IpBytes | None,
+        segment: int,
+    ) -> None:
         """See :class:`~tsnetpy.ipstack.sockets.DatagramHost`."""
-        self._host.now = now
+        host = self._host
+        host.now = now
         check_port(remote.port, zero=False)
         bound = socket.local.ip
         if source is not None and bound and source != bound:
             raise AddressNotAvailable("the socket is bound to another address")
-        src = self._host.pick_source(remote.ip, bound or source or ANY)
+        src = host.pick_source(remote.ip, bound or source or ANY)
         size = len(data)
-        if size > (65507 if len(src) == 4 else 65527):
+        v4 = len(src) == 4
+        if size > (65507 if v4 else 65527):
             raise MessageTooLong(f"a datagram of {size} bytes does not fit one packet")
-        header = UdpHeader(socket.local.port, remote.port, size + 8).encode()
-        ident = self._host.next_ident()
-        self._host.enqueue(TxPacket(src, remote.ip, PROTO_UDP, header, [bytes(data)], size, 0, 64, 0, ident))
+        if segment < 0:
+            raise InvalidOption(f"no segment size: {segment}")
+        if segment > host.mtu - (28 if v4 else 48):
+            raise MessageTooLong(f"segments of {segment} bytes do not fit the tunnel")
+        if segment >= size:
+            segment = 0
+        header = UdpHeader(socket.local.port, remote.port, 0 if segment else size + 8).encode()
+        ident = host.next_ident(-(-size // segment) if segment else 1)
+        fields = socket.ip_fields
+        host.enqueue(
+            TxPacket(src, remote.ip, PROTO_UDP, header, [bytes(data)], size, segment, fields >> 8, fields & 0xFF, ident)
+        )
 
     def udp_closed(self, socket: UdpSocket) -> None:
         """See :class:`~tsnetpy.ipstack.sockets.DatagramHost`."""

@@ -64,6 +64,12 @@ class SendAfterShutdown(SocketError):
     errno: ClassVar[int] = codes.EPIPE
 
 
+class InvalidOption(SocketError):
+    """A socket option has no such value."""
+
+    errno: ClassVar[int] = codes.EINVAL
+
+
 class TooManySockets(SocketError):
     """A limit of the stack is reached."""
 

@@ -176,7 +176,8 @@ class Host:
         if tx is not None:
             self.enqueue(tx)
 
-    def next_ident(self) -> int:
-        """Return a new IP identification."""
-        self._ident = (self._ident + 1) & 0xFFFFFFFF
-        return self._ident
+    def next_ident(self, count: int = 1) -> int:
+        """Return a new IP identification, the first of *count* in a row."""
+        first = (self._ident + 1) & 0xFFFFFFFF
+        self._ident = (self._ident + count) & 0xFFFFFFFF
+        return first

@@ -5,17 +5,64 @@ None of them blocks. A call does its work on the engine at once and returns; pac
 """
 
 from collections import deque
-from typing import Protocol, TypeAlias, final
+from typing import Final, Protocol, TypeAlias, final
 
 from tsnetpy.base.addr import Endpoint, IpBytes
 from tsnetpy.base.errors import LocalProtocolError
-from tsnetpy.base.instant import Instant
+from tsnetpy.base.instant import Duration, Instant
 from tsnetpy.base.packet import Buffer, PeerId
 from tsnetpy.tcp import Connection, Listener
 
 from .addresses import is_martian
-from .errors import InvalidAddress, NotConnected, SendAfterShutdown
+from .errors import InvalidAddress, InvalidOption, NotConnected, SendAfterShutdown
 from .ports import check_port
+
+DEFAULT_IP: Final = 64 << 8
+"""Hop limit 64 and traffic class 0, as :attr:`IpSocket.ip_fields` has them."""
+_ECN: Final = 3
+
+
+class IpSocket:
+    """A socket that may choose two fields of the IP headers of what it sends.
+
+    Attributes:
+        ip_fields: hop limit << 8 | traffic class.
+    """
+
+    __slots__ = ("ip_fields",)
+
+    def __init__(self) -> None:
+        self.ip_fields = DEFAULT_IP
+
+    @property
+    def hop_limit(self) -> int:
+        """The hop limit (IPv6) or time to live (IPv4) of packets sent, 1-255.
+
+        Raises (when set):
+            InvalidOption: another number.
+        """
+        return self.ip_fields >> 8
+
+    @hop_limit.setter
+    def hop_limit(self, value: int) -> None:
+        if not 1 <= value <= 255:
+            raise InvalidOption(f"no hop limit: {value}")
+        self.ip_fields = value << 8 | self.ip_fields & 0xFF
+
+    @property
+    def traffic_class(self) -> int:
+        """The traffic class (IPv6) or type of service (IPv4): a DSCP << 2. The two ECN bits stay 0, as RFC 3168 has it.
+
+        Raises (when set):
+            InvalidOption: not a number from 0 to 255.
+        """
+        return self.ip_fields & 0xFF
+
+    @traffic_class.setter
+    def traffic_class(self, value: int) -> None:
+        if not 0 <= value <= 255:
+            raise InvalidOption(f"no traffic class: {value}")
+        self.ip_fields = self.ip_fields & 0xFF00 | value & ~_ECN
 
 
 class TcpHost(Protocol):
@@ -38,9 +85,15 @@ class DatagramHost(Protocol):
     """What UDP and echo sockets need of their stack (:class:`.datagrams.Datagrams`)."""
 
     def udp_send(
-        self, socket: "UdpSocket", data: Buffer, remote: Endpoint, now: Instant, source: IpBytes | None
+        self,
+        socket: "UdpSocket",
+        data: Buffer,
+        remote: Endpoint,
+        now: Instant,
+        source: IpBytes | None,
+        segment: int,
     ) -> None:
-        """Queue one datagram."""
+        """Queue one datagram, or several of *segment* bytes each."""
         ...
 
     def udp_closed(self, socket: "UdpSocket") -> None:
@@ -57,7 +110,7 @@ class DatagramHost(Protocol):
 
 
 @final
-class TcpSocket:
+class TcpSocket(IpSocket):
     """One TCP connection with its addresses.
 
     Attributes:
@@ -84,6 +137,7 @@ class TcpSocket:
     )
 
     def __init__(self, host: TcpHost, connection: Connection, local: Endpoint, remote: Endpoint, peer: PeerId) -> None:
+        super().__init__()
         self._host = host
         self.connection = connection
         self.local = local
@@ -144,12 +198,46 @@ class TcpSocket:
         self.connection.abort(now)
         self._host.tcp_touched(self)
 
+    def set_nodelay(self, on: bool) -> None:
+        """False lets small writes wait for each other while data is in flight (Nagle's algorithm)."""
+        self.connection.set_nodelay(on)
+        self._host.tcp_touched(self)
+
+    def set_cork(self, on: bool) -> None:
+        """Send full packets only, until uncorked; what does not fill one waits for 200 ms at most."""
+        self.connection.set_cork(on)
+        self._host.tcp_touched(self)
+
+    def set_keepalive(self, idle: Duration, interval: Duration, probes: int, now: Instant) -> None:
+        """Probe after *idle* of silence, then every *interval*; after *probes* unanswered ones give up.
+
+        *idle* 0 turns it off.
+
+        Raises:
+            InvalidOption: negative times, or no interval or probe to go with *idle*.
+        """
+        if idle < 0 or (idle and (interval <= 0 or probes < 1)):
+            raise InvalidOption("keep-alive needs a positive interval and at least one probe")
+        self.connection.set_keepalive(idle, interval, probes, now)
+        self._host.tcp_touched(self)
+
+    def set_user_timeout(self, duration: Duration) -> None:
+        """Give up when nothing was acknowledged for *duration*; 0 for never.
+
+        Raises:
+            InvalidOption: a negative time.
+        """
+        if duration < 0:
+            raise InvalidOption("a timeout is not negative")
+        self.connection.set_user_timeout(duration)
+        self._host.tcp_touched(self)
+
     def __repr__(self) -> str:
         return f"<TcpSocket {self.local} - {self.remote} {self.connection.state.value}>"
 
 
 @final
-class TcpListenerSocket:
+class TcpListenerSocket(IpSocket):
     """A listening TCP port, on one address or (``local.ip`` empty) on all of this node's.
 
     Attributes:
@@ -161,6 +249,7 @@ class TcpListenerSocket:
     __slots__ = ("_ends", "_host", "_order", "closed", "local", "owner", "v4", "v6")
 
     def __init__(self, host: TcpHost, local: Endpoint, v4: Listener, v6: Listener) -> None:
+        super().__init__()
         self._host = host
         self.local = local
         self.owner: object | None = None
@@ -221,7 +310,7 @@ class TcpListenerSocket:
 
 
 @final
-class UdpSocket:
+class UdpSocket(IpSocket):
     """A UDP port, on one address or (``local.ip`` empty) on all of this node's.
 
     Attributes:
@@ -248,6 +337,7 @@ class UdpSocket:
     _OVERHEAD = 256
 
     def __init__(self, host: DatagramHost, local: Endpoint, limit: int) -> None:
+        super().__init__()
         self._host = host
         self._limit = limit
         self._queue: deque[tuple[bytes, Endpoint, IpBytes]] = deque()
@@ -265,7 +355,10 @@ class UdpSocket:
         Raises:
             InvalidPort: port 0, or none at all.
             InvalidAddress: no unicast address, or not of the bound address's family.
+            NotConnected: the socket is closed.
         """
+        if self.closed:
+            raise NotConnected("this UDP socket is closed")
         check_port(remote.port, zero=False)
         if len(remote.ip) not in (4, 16) or is_martian(remote.ip):
             raise InvalidAddress("the remote address is no unicast address")
@@ -273,8 +366,8 @@ class UdpSocket:
             raise InvalidAddress("local and remote address are of different families")
         self.remote = remote
 
-    def send(self, data: Buffer, now: Instant) -> None:
-        """Send one datagram to the connected end.
+    def send(self, data: Buffer, now: Instant, segment: int = 0) -> None:
+        """Send to the connected end; see :meth:`send_to`.
 
         Raises:
             NotConnected: :meth:`connect` was not called.
@@ -282,28 +375,35 @@ class UdpSocket:
         """
         if self.remote is None:
             raise NotConnected("this UDP socket has no remote end")
-        self.send_to(data, self.remote, now)
+        self.send_to(data, self.remote, now, segment=segment)
 
-    def send_to(self, data: Buffer, remote: Endpoint, now: Instant, source: IpBytes | None = None) -> None:
+    def send_to(
+        self, data: Buffer, remote: Endpoint, now: Instant, source: IpBytes | None = None, segment: int = 0
+    ) -> None:
         """Send one datagram; what does not fit the MTU is fragmented. Like any datagram it may be lost on the way.
+
+        With *segment* the bytes leave as several datagrams (UDP segmentation offload): one walk through the stack
+        for many, which is worth most to QUIC.
 
         Args:
             data: up to 65,507 bytes (IPv4) or 65,527 (IPv6).
             remote: where to.
             now: the current instant.
             source: which of our addresses to send from, where there is a choice.
+            segment: bytes per datagram, the last of which may be shorter; 0 for a single one.
 
         Raises:
-            MessageTooLong: more than one IP packet can carry.
+            MessageTooLong: more than one IP packet can carry, or a *segment* that does not fit the MTU.
             NoRoute: no address of our own in that family.
             InvalidPort: port 0.
+            InvalidOption: *segment* is negative.
             InvalidAddress: *remote* is no unicast address, or of another family than the socket's.
             AddressNotAvailable: *source* is not ours.
             NotConnected: the socket is closed.
         """
         if self.closed:
             raise NotConnected("this UDP socket is closed")
-        self._host.udp_send(self, data, remote, now, source)
+        self._host.udp_send(self, data, remote, now, source, segment)
 
     def recv_from(self) -> tuple[bytes, Endpoint, IpBytes] | None:
         """Return the oldest datagram, its sender and the address of ours that it was sent to, or ``None``."""

@@ -285,9 +285,7 @@ class Stack:
         elif len(self._loop) >= self._host.limits.queue:
             self.drops.add("loop_queue")
         else:
-            rx = _loop_back(tx, self.drops)
-            if rx is not None:
-                self._loop.append(rx)
+            self._loop += _loop_back(tx, self.drops)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -313,10 +311,11 @@ class Stack:
         return None
 
 
-def _loop_back(tx: TxPacket, drops: Drops) -> RxPacket | None:
-    """Turn what we send to ourselves into what we receive, without cutting and summing it in between."""
+def _loop_back(tx: TxPacket, drops: Drops) -> list[RxPacket]:
+    """Turn what we send to ourselves into what we receive; TCP without cutting and summing it in between."""
     if tx.proto != PROTO_TCP:
-        return parse(LOOPBACK_PEER, split(tx, 1 << 17)[0], drops, False)
+        parsed = [parse(LOOPBACK_PEER, packet, drops, False) for packet in split(tx, 1 << 17)]
+        return [rx for rx in parsed if rx is not None]
     header = tx.header
     rx = RxPacket(LOOPBACK_PEER, tx.src + tx.dst, PROTO_TCP, int.from_bytes(header[:4], "big"), tx.tos, tx.ttl)
     rx.seq = int.from_bytes(header[4:8], "big")
@@ -327,4 +326,4 @@ def _loop_back(tx: TxPacket, drops: Drops) -> RxPacket | None:
     rx.payload = b"".join(tx.payload)
     if tx.gso_size:
         rx.packets = max(1, -(-tx.payload_len // tx.gso_size))
-    return rx
+    return [rx]

@@ -1,7 +1,8 @@
 """Transport segmentation offload: one outbound unit of up to 64 KiB becomes complete IP packets with checksums.
 
-TCP is cut at the segment size, with all that is common to the packets computed once. Everything else is sent whole, or
-as IP fragments where it does not fit (RFC 791 §3.2, RFC 8200 §4.5).
+TCP is cut at the segment size, with all that is common to the packets computed once, and UDP where the sender asked for
+it (UDP segmentation offload). Everything else is sent whole, or as IP fragments where it does not fit (RFC 791 §3.2,
+RFC 8200 §4.5).
 
 TCP packets carry DF with identification 0 (RFC 6864 §4.1: an atomic datagram may repeat it). Other IPv4 packets leave
 DF clear, so that a router behind a subnet router may still cut them.
@@ -33,7 +34,6 @@ def split(tx: TxPacket, mtu: int) -> list[bytes]:
     ip_len = 20 if v4 else 40
     header = tx.header
     payload = tx.payload
-    length = len(header) + tx.payload_len
     if tx.proto == PROTO_TCP and tx.payload_len:
         room = mtu - ip_len - len(header)
         mss = tx.gso_size if 0 < tx.gso_size < room else max(room, 1)
@@ -41,8 +41,21 @@ def split(tx: TxPacket, mtu: int) -> list[bytes]:
             body = payload[0] if len(payload) == 1 else b"".join(payload)
             return ops.split_tcp(_ip_template(tx, v4) + header, bytes(body), mss)
 
+    if tx.proto == PROTO_UDP and tx.gso_size:
+        data = b"".join(payload)
+        packets: list[bytes] = []
+        for start in range(0, tx.payload_len, tx.gso_size):
+            piece = data[start : start + tx.gso_size]
+            head = header[:4] + (8 + len(piece)).to_bytes(2, "big") + header[6:]
+            packets += _whole(tx, v4, head + piece, tx.ident + start // tx.gso_size, mtu)
+        return packets
+    return _whole(tx, v4, b"".join((header, *payload)), tx.ident, mtu)
+
+
+def _whole(tx: TxPacket, v4: bool, body: bytes, ident: int, mtu: int) -> list[bytes]:
+    """Return the packet with *body*, transport header and payload, or its fragments; the checksum is filled in here."""
+    length = len(body)
     at = _CHECKSUM_AT.get(tx.proto, 0)
-    body = b"".join((header, *payload))
     if at:
         words = raw_sum(body)
         if tx.proto != PROTO_ICMP:
@@ -51,9 +64,9 @@ def split(tx: TxPacket, mtu: int) -> list[bytes]:
         if not value and tx.proto == PROTO_UDP:
             value = 0xFFFF  # RFC 768: 0 would say "no checksum"
         body = b"".join((body[:at], value.to_bytes(2, "big"), body[at + 2 :]))
-    if length + ip_len <= mtu:
-        return [_ip_header(tx, v4, length, 0) + body]
-    return _fragments(tx, v4, body, mtu)
+    if length + (20 if v4 else 40) <= mtu:
+        return [_ip_header(tx, v4, length, ident, 0) + body]
+    return _fragments(tx, v4, body, ident, mtu)
 
 
 def _ip_template(tx: TxPacket, v4: bool) -> bytes:
@@ -63,11 +76,11 @@ def _ip_template(tx: TxPacket, v4: bool) -> bytes:
     return _V6.pack(6 << 28 | tx.tos << 20, 0, PROTO_TCP, tx.ttl, tx.src, tx.dst)
 
 
-def _ip_header(tx: TxPacket, v4: bool, length: int, frag: int) -> bytes:
-    """Return the header for *length* bytes of payload; *frag* is the IPv4 flags and offset field."""
+def _ip_header(tx: TxPacket, v4: bool, length: int, ident: int, frag: int) -> bytes:
+    """Return the header for *length* bytes of payload; *ident* and *frag*, flags and offset, are IPv4's."""
     if not v4:
         return _V6.pack(6 << 28 | tx.tos << 20, length, tx.proto, tx.ttl, tx.src, tx.dst)
-    ident = tx.ident & 0xFFFF
+    ident &= 0xFFFF
     if tx.proto == PROTO_TCP:
         ident = 0
         frag = ipv4.FLAG_DF
@@ -76,7 +89,7 @@ def _ip_header(tx: TxPacket, v4: bool, length: int, frag: int) -> bytes:
     return head[:10] + value.to_bytes(2, "big") + head[12:]
 
 
-def _fragments(tx: TxPacket, v4: bool, body: bytes, mtu: int) -> list[bytes]:
+def _fragments(tx: TxPacket, v4: bool, body: bytes, ident: int, mtu: int) -> list[bytes]:
     """Cut *body* (transport header and payload) into fragments whose lengths are multiples of eight."""
     overhead = 20 if v4 else ipv6.HEADER_LEN + ipv6.FRAGMENT_LEN
     step = max((mtu - overhead) & ~7, 8)
@@ -86,10 +99,11 @@ def _fragments(tx: TxPacket, v4: bool, body: bytes, mtu: int) -> list[bytes]:
         piece = body[at : at + step]
         more = at + step < total
         if v4:
-            packets.append(_ip_header(tx, True, len(piece), (ipv4.FLAG_MF if more else 0) | at >> 3) + piece)
+            flags = ipv4.FLAG_MF if more else 0
+            packets.append(_ip_header(tx, True, len(piece), ident, flags | at >> 3) + piece)
             continue
         head = _V6.pack(
             6 << 28 | tx.tos << 20, ipv6.FRAGMENT_LEN + len(piece), ipv6.NEXT_FRAGMENT, tx.ttl, tx.src, tx.dst
         )
-        packets.append(head + ipv6.FragmentHeader(tx.proto, at, more, tx.ident).encode() + piece)
+        packets.append(head + ipv6.FragmentHeader(tx.proto, at, more, ident & 0xFFFFFFFF).encode() + piece)
     return packets

@@ -4,10 +4,11 @@ The owner feeds segments and time in, and after every call takes readiness bits,
 re-arms its timer. Addresses, ports and checksums live a layer up.
 """
 
+from dataclasses import replace
 from typing import final
 
 from tsnetpy.base.errors import LocalProtocolError
-from tsnetpy.base.instant import Instant
+from tsnetpy.base.instant import Duration, Instant
 from tsnetpy.base.packet import Buffer
 
 from .arrival import Arrival
@@ -20,7 +21,19 @@ from .segment import Segment
 from .seqnum import MASK32
 from .states import CAN_RECEIVE, CAN_TRANSMIT, HANDSHAKE, State
 from .stats import TcpInfo
-from .timers import DELAYED_ACK, KEEPALIVE, LINGER, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, TIME_WAIT, USER_TIMEOUT
+from .timers import (
+    CORK,
+    DELAYED_ACK,
+    KEEPALIVE,
+    LINGER,
+    NEVER,
+    PACING,
+    PERSIST,
+    REORDER,
+    RETRANSMIT,
+    TIME_WAIT,
+    USER_TIMEOUT,
+)
 from .timewait import TimeWait
 
 
@@ -232,6 +245,33 @@ class Connection:
         if self.tcb.state is not State.CLOSED:
             self._life.drop("unreachable")
 
+    # -- options -----------------------------------------------------------------------------------------------------
+
+    def set_nodelay(self, on: bool) -> None:
+        """False turns Nagle's algorithm on (RFC 9293 §3.7.4)."""
+        if on != self.tcb.config.nodelay:
+            self.tcb.config = replace(self.tcb.config, nodelay=on)
+
+    def set_cork(self, on: bool) -> None:
+        """Send full packets only, until uncorked; less than one waits 200 ms at most. A FIN lets everything go."""
+        self._sender.set_cork(on)
+
+    def set_keepalive(self, idle: Duration, interval: Duration, probes: int, now: Instant) -> None:
+        """Probe after *idle* of silence, then *probes* times every *interval*, then give up; *idle* 0 turns it off."""
+        tcb = self.tcb
+        tcb.config = replace(tcb.config, keepalive_idle=idle, keepalive_interval=interval, keepalive_probes=probes)
+        self._keepalive_sent = 0
+        running = tcb.state is not State.CLOSED and tcb.state is not State.TIME_WAIT and tcb.state not in HANDSHAKE
+        if running:
+            tcb.timers.at[KEEPALIVE] = self._life.last_heard + idle if idle else NEVER
+
+    def set_user_timeout(self, duration: Duration) -> None:
+        """Give up when nothing was acknowledged for *duration* (RFC 5482, local part); 0 for never."""
+        self.tcb.config = replace(self.tcb.config, user_timeout=duration)
+        self.tcb.timers.at[USER_TIMEOUT] = NEVER
+        if self._sender.retries or self._sender.probes:
+            self._sender.arm_user_timeout()
+
     # -- network conditions ------------------------------------------------------------------------------------------
 
     def mtu_changed(self, mss: int) -> None:
@@ -328,6 +368,8 @@ class Connection:
         if at[DELAYED_ACK] <= now:
             at[DELAYED_ACK] = NEVER
             self._receiver.on_ack_timer()
+        if at[CORK] <= now:
+            self._sender.on_cork_timer()
         if at[PERSIST] <= now:
             if self._sender.unanswered > tcb.config.data_retries:
                 self._life.give_up(now)

@@ -18,7 +18,7 @@ from .rtt import RttEstimator
 from .segment import Segment
 from .seqnum import MASK32
 from .tcb import Tcb
-from .timers import LINGER, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, USER_TIMEOUT
+from .timers import CORK, LINGER, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, USER_TIMEOUT
 from .undo import F_RTO_NEW_DATA, F_RTO_OFF
 
 _NOT_TIMED: Final = -1
@@ -28,6 +28,7 @@ _PACING_STEP: Final = 2 * MILLISECOND
 _PACING_CREDIT: Final = 4 * MILLISECOND
 """A timer that fires late may be made up for that much."""
 _LEAST_STEP_PACKETS: Final = 10
+_CORK_TIME: Final = 200 * MILLISECOND
 _LEAST_PROBE_TIMEOUT: Final = 5 * MILLISECOND
 """Below this a late event loop would look like a lost tail."""
 _LEAST_RENEGED_TIMEOUT: Final = 10 * MILLISECOND
@@ -44,6 +45,7 @@ class Sender:
         retries: timeouts in a row for the oldest segment.
         probes: zero-window probes in a row; unanswered: those the peer did not react to.
         probe_due: a probe waits to be sent.
+        corked: only full packets leave; override: the next one may be less than full, whatever else says no.
     """
 
     __slots__ = (
@@ -66,6 +68,7 @@ class Sender:
         "_want_space",
         "buffer",
         "cc",
+        "corked",
         "limit",
         "override",
         "probe_due",
@@ -89,6 +92,7 @@ class Sender:
         self.unanswered = 0
         self.probe_due = False
         self.override = False
+        self.corked = False
         self._timed_end = _NOT_TIMED
         self._timed_at: Instant = 0
         self._last_send: Instant = 0
@@ -406,8 +410,12 @@ class Sender:
                 size = pending
                 if size > most:
                     size = most
-                elif not config.nodelay and size % mss and not tcb.fin_queued and self._small_end > una:
-                    # Nagle, as Minshall refined it: one packet short of full in flight at a time.
+                elif (
+                    size % mss
+                    and (self.corked or (not config.nodelay and self._small_end > una))
+                    and not (tcb.fin_queued or self.override)
+                ):
+                    # Nagle, as Minshall refined it: one packet short of full in flight at a time; with a cork, none.
                     size -= size % mss
             else:
                 size = most if room > most else room
@@ -436,12 +444,39 @@ class Sender:
         self.override = False
         if pending == 0 and tcb.fin_queued and not tcb.fin_sent:
             self._send_fin(out, now)
+        if self.corked and self._held(pending, window_room, now):
+            return
         if tcb.snd_nxt == una:
             self._arm_persist(now)
         else:
             tcb.timers.at[PERSIST] = NEVER
             if sent_before != len(out):
                 self._arm(now)
+
+    def set_cork(self, on: bool) -> None:
+        """Hold what does not fill a packet back, for 200 ms at most, or let it go."""
+        self.corked = on
+        self._tcb.timers.at[CORK] = NEVER
+
+    def _held(self, pending: int, window_room: int, now: Instant) -> bool:
+        """Time what the cork holds back; tell whether it is all that waits, with nothing in flight."""
+        tcb = self._tcb
+        timers = tcb.timers.at
+        if not 0 < pending < tcb.mss or window_room < pending:
+            timers[CORK] = NEVER
+            return False
+        if timers[CORK] == NEVER:
+            timers[CORK] = now + _CORK_TIME
+        if tcb.snd_nxt != tcb.snd_una:
+            return False
+        timers[PERSIST] = NEVER
+        return True
+
+    def on_cork_timer(self) -> None:
+        """The cork has held something long enough."""
+        self._tcb.timers.at[CORK] = NEVER
+        if self.buffer.end > self._tcb.snd_nxt:
+            self.override = True
 
     def _send_new(self, out: list[Segment], seq: int, size: int, now: Instant) -> None:
         tcb = self._tcb

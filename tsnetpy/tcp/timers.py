@@ -25,7 +25,9 @@ REORDER: Final = 7
 """RACK's reordering window closes (RFC 8985 §6.2 step 5)."""
 PACING: Final = 8
 """The next super-segment may go out."""
-_COUNT: Final = 9
+CORK: Final = 9
+"""What a cork holds back goes out all the same."""
+_COUNT: Final = 10
 
 
 @final
