@@ -44,10 +44,11 @@ interop: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.compare $(ARGS)
 
-# Coverage-guided fuzzing of the packet path for 60 s; seeded random packets where atheris has no wheel.
+# Coverage-guided fuzzing of IP and WireGuard input for 60 s; seeded random packets where atheris has no wheel.
 fuzz: $(STAMP)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
-	$(BIN)/python -m tests.fuzz.fuzz_ingress $(or $(ARGS),60)
+	$(BIN)/python -m tests.fuzz.fuzz_ingress $(or $(ARGS),40)
+	$(BIN)/python -m tests.fuzz.fuzz_wireguard $(or $(ARGS),20)
 
 # Which numbers of docs/checklist.md have no test.
 checklist: $(STAMP)

@@ -6,11 +6,9 @@ atheris is not installed, the seeded soak of :mod:`tests.fuzz.soak` runs for the
 """
 
 import sys
-from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
+from tests.fuzz import guided
 from tests.ipstack.kit import A4, A6, B4, B6, PEER_B, Dice
 from tests.nic.kit import ip_packet
 from tsnetpy.base.addr import Endpoint
@@ -151,34 +149,14 @@ def replay(data: bytes) -> Stack:
 def main() -> int:
     """Fuzz until the time is over."""
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-    if find_spec("atheris") is None:
+    if not guided.available():
         from tests.fuzz.soak import run
 
         print("atheris is not installed: seeded packets instead of guided ones")
         soak = run(seed=seconds, packets=1 << 62, seconds=seconds, report=True)
         print(f"{soak.fed} packets clean")
         return 0
-    atheris = import_module("atheris")
-    instrument: Callable[[], None] = atheris.instrument_all
-    print("instrumenting", flush=True)
-    instrument()
-
-    def one(data: bytes) -> None:
-        replay(data)
-
-    # What was found stays, so that the next run goes on from there.
-    corpus = Path(sys.argv[2] if len(sys.argv) > 2 else "build/fuzz/corpus")
-    corpus.mkdir(parents=True, exist_ok=True)
-    limits = [
-        f"-max_total_time={seconds}",
-        "-seed=1",
-        "-max_len=1500",
-        "-len_control=0",
-        "-timeout=5",
-        "-rss_limit_mb=600",
-    ]
-    atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={corpus.parent}/", str(corpus)], one)
-    atheris.Fuzz()
+    guided.fuzz(replay, seconds, Path(sys.argv[2] if len(sys.argv) > 2 else "build/fuzz/corpus"))
     return 0
 
 
