@@ -8,6 +8,7 @@ Official clients look for the internet, so they run only in these namespaces. Th
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -28,7 +29,12 @@ HUB4, HUB6 = "192.0.2.1", "2001:db8::1"
 CONTROL_URL = f"http://{HUB4}:8080"
 PLAIN_UID = 65534  # nobody: no capability, no home, no shell of its own
 QUIET = {"TS_NO_LOGS_NO_SUPPORT": "true", "TS_DEBUG_FIREWALL_MODE": "nftables"}
-GO_PROGRAMS = ("tspeer", "headscale", "derper", "tailscale", "tailscaled")
+GO_PROGRAMS = {
+    "tspeer": "./tspeer",
+    "headscale": "github.com/juanfont/headscale/cmd/headscale",
+    **{name: f"tailscale.com/cmd/{name}" for name in ("derper", "tailscale", "tailscaled")},
+}
+"""What the lab runs, and the Go packages that it is built from."""
 
 Recorder = Callable[[str, object], None]
 """pytest's ``record_property``: a figure for the table at the end."""
@@ -65,19 +71,28 @@ def missing() -> str | None:
 def build() -> None:
     """Build the Go peers into ``.interop/bin`` unless they are there (about 5 minutes with an empty Go cache).
 
-    ``go build`` checks every module against the hashes in ``go.sum``.
+    ``go build`` checks every module against the hashes in ``go.sum``. Our own program is built again when it changed;
+    without Go the old one has to do.
     """
-    if all((BIN / name).exists() for name in GO_PROGRAMS):
+    stamp, source = BIN / "tspeer.sha256", _digest(PEERS / "tspeer")
+    packages = [GO_PROGRAMS[name] for name in GO_PROGRAMS if not (BIN / name).exists()]
+    fresh = stamp.exists() and stamp.read_text(encoding="ascii") == source
+    if not fresh and GO_PROGRAMS["tspeer"] not in packages and shutil.which("go") is not None:
+        packages.append(GO_PROGRAMS["tspeer"])
+    if not packages:
         return
     BIN.mkdir(parents=True, exist_ok=True)
-    packages = ["./tspeer", "github.com/juanfont/headscale/cmd/headscale"]
-    packages += [f"tailscale.com/cmd/{name}" for name in ("derper", "tailscale", "tailscaled")]
     with tempfile.TemporaryDirectory() as scratch:  # -mod=mod may touch go.mod; the project's own stays as it is
         work = pathlib.Path(scratch) / "peers"
         shutil.copytree(PEERS, work)
         subprocess.run(
             ["go", "build", "-o", f"{BIN}/", *packages], cwd=work, env={**os.environ, "GOFLAGS": "-mod=mod"}, check=True
         )
+    stamp.write_text(source, encoding="ascii")
+
+
+def _digest(folder: pathlib.Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.go")))).hexdigest()
 
 
 class Process:
@@ -143,6 +158,7 @@ class Lab:
         self.dir = directory
         self.prefix = prefix
         self.processes: list[Process] = []
+        self._hosts: list[str] = []
         self.policy = directory / "policy.hujson"
         self.key = ""
         self._serial = 0
@@ -161,14 +177,7 @@ class Lab:
         self._sh([*ip, "-n", hub, "addr", "add", f"{HUB4}/24", "dev", "br0"])
         self._sh([*ip, "-n", hub, "addr", "add", f"{HUB6}/64", "dev", "br0", "nodad"])
         for number, name in enumerate("abc", start=10):
-            ns = self.ns(name)
-            self._sh([*ip, "netns", "add", ns])
-            self._sh([*ip, "-n", ns, "link", "set", "lo", "up"])
-            self._sh([*ip, "-n", ns, "link", "add", "v0", "type", "veth", "peer", "name", f"p{name}", "netns", hub])
-            self._sh([*ip, "-n", hub, "link", "set", f"p{name}", "master", "br0", "up"])
-            self._sh([*ip, "-n", ns, "link", "set", "v0", "up"])
-            self._sh([*ip, "-n", ns, "addr", "add", f"192.0.2.{number}/24", "dev", "v0"])
-            self._sh([*ip, "-n", ns, "addr", "add", f"2001:db8::{number}/64", "dev", "v0", "nodad"])
+            self.add_host(name, number)
         self._derper_up()
         self.headscale_up()
         self._tls_front_up()
@@ -179,8 +188,20 @@ class Lab:
         """End what was started here and remove the namespaces."""
         for process in reversed(self.processes):
             process.stop(timeout=3)
-        for name in ("a", "b", "c", "hub"):
+        for name in (*self._hosts, "hub"):
             subprocess.run(["ip", "netns", "del", self.ns(name)], capture_output=True, check=False)
+
+    def add_host(self, name: str, number: int) -> None:
+        """Make a namespace on the hub's bridge, with the addresses 192.0.2.*number* and 2001:db8::*number*."""
+        ip, hub, ns = ["ip"], self.ns("hub"), self.ns(name)
+        self._hosts.append(name)
+        self._sh([*ip, "netns", "add", ns])
+        self._sh([*ip, "-n", ns, "link", "set", "lo", "up"])
+        self._sh([*ip, "-n", ns, "link", "add", "v0", "type", "veth", "peer", "name", f"p{name}", "netns", hub])
+        self._sh([*ip, "-n", hub, "link", "set", f"p{name}", "master", "br0", "up"])
+        self._sh([*ip, "-n", ns, "link", "set", "v0", "up"])
+        self._sh([*ip, "-n", ns, "addr", "add", f"192.0.2.{number}/24", "dev", "v0"])
+        self._sh([*ip, "-n", ns, "addr", "add", f"2001:db8::{number}/64", "dev", "v0", "nodad"])
 
     def ns(self, name: str) -> str:
         """Return the real name of a namespace of this lab."""
@@ -200,13 +221,28 @@ class Lab:
 
     # ---- programs
 
-    def start(self, name: str, ns: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Process:
+    def start(
+        self,
+        name: str,
+        ns: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> Process:
         """Start a program in a namespace, as root."""
-        return self._popen(name, ["ip", "netns", "exec", self.ns(ns), *argv], env or {})
+        return self._popen(name, ["ip", "netns", "exec", self.ns(ns), *argv], env or {}, stdin)
 
     def start_plain(self, name: str, ns: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> Process:
         """Start a Python program of ours as an unprivileged user with no capability: ``python *argv``."""
         return self._popen(name, self.plain(ns, argv), env or {})
+
+    def end(self, process: Process) -> None:
+        """End a program before the lab does; one that read from a pipe gets its end first."""
+        if process.popen.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.popen.stdin.close()
+        process.stop(timeout=3)
+        self.processes.remove(process)
 
     def run(self, ns: str, argv: Sequence[str], timeout: float = 60.0, check: bool = True, **env: str) -> str:
         """Run a program in a namespace, as root; return its standard output."""
@@ -321,13 +357,13 @@ class Lab:
         listen = f"OPENSSL-LISTEN:443,reuseaddr,fork,cert={hs}/tls.crt,key={hs}/tls.key,verify=0"
         self.start("front", "hub", ["socat", listen, "TCP:127.0.0.1:8080"])
 
-    def _popen(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> Process:
+    def _popen(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str], stdin: int = subprocess.DEVNULL
+    ) -> Process:
         self._serial += 1
         log = self.dir / f"{name}-{self._serial}.log"
         with log.open("wb") as out:
-            popen = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=self._env(env)
-            )
+            popen = subprocess.Popen(argv, stdin=stdin, stdout=out, stderr=subprocess.STDOUT, env=self._env(env))
         process = Process(name, popen, log)
         self.processes.append(process)
         return process
