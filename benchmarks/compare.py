@@ -24,6 +24,7 @@ from typing import Final
 from benchmarks import core, seals
 from benchmarks.ends import Ends, Link, kernel_missing
 from benchmarks.figures import ALIKE, COMPILED, KERNEL, OURS, PAIRS, ROWS, Figures, Pair, markdown, plain_text
+from benchmarks.figures import missed as missed_in
 from benchmarks.rest import Activity
 from tests.interop.lab import ROOT, Lab, Process, missing, running_lab
 
@@ -251,6 +252,10 @@ class Bench:
         }
         return {title: table for title, table in tables.items() if len(table) > 1}
 
+    def missed(self) -> list[str]:
+        """Return every rule that was not kept."""
+        return [line for table in self.tables().values() for line in missed_in(table)]
+
 
 def notes(plan: Plan, load_before: float, took: float) -> dict[str, str]:
     """Return what a run was made with."""
@@ -267,6 +272,7 @@ def notes(plan: Plan, load_before: float, took: float) -> dict[str, str]:
 def page(bench: Bench, about: dict[str, str]) -> str:
     """Return everything in Markdown."""
     lines = ["# tsnetpy against tsnet and wireguard-go", "", *(f"- {name}: {note}" for name, note in about.items())]
+    lines += [f"- Missed: {line}" for line in bench.missed()]
     for title, table in bench.tables().items():
         lines += ["", f"## {title[0].upper()}{title[1:]}", "", markdown(table)]
     return "\n".join(lines) + "\n"
@@ -324,6 +330,8 @@ def main() -> int:
         print(f"{name}: {note}")
     for title, table in bench.tables().items():
         print(f"\n{title}\n{plain_text(table)}")
+    for line in bench.missed():
+        print(f"MISSED: {line}")
     for failure in failures:
         print(f"FAILED: {failure}")
     if arguments.markdown is not None:
@@ -333,6 +341,7 @@ def main() -> int:
             "about": about,
             "rows": bench.figures.as_json(),
             "seals": seals.as_json(bench.units),
+            "missed": bench.missed(),
             "failures": failures,
         }
         arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

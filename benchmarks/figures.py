@@ -192,16 +192,6 @@ class Figures:
             table.append(cells)
         return table
 
-    def missed(self) -> list[str]:
-        """Return the rules that were not kept."""
-        table = self.judged_table()
-        return [
-            f"{row[0]}, {table[0][at - 2]}: {cell}"
-            for row in table[1:]
-            for at, cell in enumerate(row)
-            if cell.endswith("MISSED")
-        ]
-
     def as_json(self) -> list[dict[str, object]]:
         """Return every figure, every ratio to tsnet's own, and every verdict."""
         rows: list[dict[str, object]] = []
@@ -241,6 +231,18 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def missed(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rules of a table that were not kept: row, column and what was found."""
+    header = table[0]
+    return [
+        f"{row[0]}, {header[at - back]}: {row[at - 1]}, floor {cell.removesuffix(': MISSED')}"
+        for row in table[1:]
+        for at, cell in enumerate(row)
+        if cell.endswith("MISSED")
+        for back in [2 if header[at - 1] == "ratio" else 1]
+    ]
 
 
 def plain_text(table: Sequence[Sequence[str]]) -> str:

@@ -137,14 +137,16 @@ def test_a_round_that_failed_is_left_out_of_the_ratio() -> None:
     rounds(found, REFERENCE, 100.0, None, 100.0)
     rounds(found, INTERPRETED, None, 900.0, 300.0)
     assert found.judged_table()[1][3:] == ["600 (300-900)", "3.00", "<= 2.5x: MISSED"]
-    assert found.missed() == ["echo of 1 byte, p50, tsnetpy, interpreted: <= 2.5x: MISSED"]
+    assert figures.missed(found.judged_table()) == [
+        "echo of 1 byte, p50, tsnetpy, interpreted: 3.00, floor <= 2.5x",
+    ]
 
 
 def test_without_a_reference_nothing_is_judged() -> None:
     found = Figures()
     rounds(found, INTERPRETED, 300.0)
     assert found.judged_table()[1][2:] == ["", "300", "", ""]
-    assert found.missed() == []
+    assert figures.missed(found.judged_table()) == []
 
 
 def test_both_cores_stand_in_one_table() -> None:
@@ -205,6 +207,9 @@ def test_seal_units_are_judged_by_their_medians() -> None:
     assert receive[2:4] == ["6.10 (6.00-6.20)", "<= 6: MISSED"]
     assert (engine[3], engine[5]) == ("<= 0.5: kept", "<= 0.12: MISSED")
     assert seal == ["one seal", "ns", "900", "", "900", ""]
+    assert figures.missed([header, engine]) == [
+        "the TCP engine alone, both ends, compiled: 0.14 (0.10-0.20), floor <= 0.12",
+    ]
     assert seals.as_json(results)[COMPILED] == {
         "seal_ns": {"median": 900.0, "low": 880.0, "high": 950.0},
         "send": {"median": 3.9, "low": 3.5, "high": 4.4, "target": 4.0, "kept": True},
