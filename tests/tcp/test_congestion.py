@@ -13,6 +13,7 @@ from tsnetpy.tcp.congestion.cubic import Cubic
 from tsnetpy.tcp.congestion.hystart import HyStart
 from tsnetpy.tcp.congestion.registry import REGISTRY, create
 from tsnetpy.tcp.flags import ACK, SYN
+from tsnetpy.tcp.rtt import RttEstimator
 
 MS = MILLISECOND
 MSS = 1000
@@ -107,49 +108,70 @@ def test_names_are_a_table() -> None:
 # -- HyStart++ ------------------------------------------------------------------------------------------------------
 
 
-def rounds(hystart: HyStart, *samples: list[int]) -> bool:
-    done = False
-    for batch in samples:
-        for i, rtt in enumerate(batch):
-            done = hystart.on_ack(rtt * MS, i == 0) or done
-    return done
+class Rounds:
+    """Feeds round trips to HyStart++, one ACK every two milliseconds unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.hystart = HyStart()
+        self.now = 1_000 * SECOND
+
+    def feed(self, *samples: list[int], gap: int = 2 * MS) -> bool:
+        """Take in rounds of round trips in milliseconds; return whether slow start is over."""
+        done = False
+        for batch in samples:
+            for i, rtt in enumerate(batch):
+                done = self.hystart.on_ack(rtt * MS, i == 0, self.now) or done
+                self.now += gap
+        return done
 
 
 @pytest.mark.checklist(112)
-def test_hystart_slows_down_when_the_least_round_trip_rises_and_leaves_after_five_rounds() -> None:
-    hystart = HyStart()
-    assert not rounds(hystart, [100] * 8, [100] * 8)
-    seen = [hystart.conservative]
-    assert not rounds(hystart, [113] * 8)
-    seen.append(hystart.conservative)
+def test_hystart_slows_down_when_the_round_trip_rises_and_leaves_after_a_whole_round() -> None:
+    rounds = Rounds()
+    assert not rounds.feed([100] * 16, [100] * 16)
+    seen = [rounds.hystart.conservative]
+    assert not rounds.feed([113] * 16)
+    seen.append(rounds.hystart.conservative)
     assert seen == [False, True]
-    assert not rounds(hystart, *[[115] * 8] * 4)
-    assert rounds(hystart, [115] * 8)
+    assert not rounds.feed([115] * 16, [115] * 16)
+    assert rounds.feed([115] * 16)
+
+
+@pytest.mark.checklist(112)
+def test_hystart_sees_a_queue_that_grows_within_one_round() -> None:
+    rounds = Rounds()
+    rounds.feed([100] * 16)
+    rounds.feed([100] * 8 + [115] * 8)
+    assert rounds.hystart.conservative
 
 
 @pytest.mark.checklist(112)
 @pytest.mark.parametrize(
-    "batch",
+    ("batch", "gap"),
     [
-        [100] + [300] * 12,  # our own lateness: the minimum stays
-        [109] * 8,  # below an eighth
-        [200] * 7,  # too few samples
+        ([300] * 40, 0),  # our own lateness: many ACKs at one instant
+        ([300] * 7 + [100], 2 * MS),  # the minimum counts
+        ([109] * 16, 2 * MS),  # below an eighth
+        ([200] * 7, 2 * MS),  # too few samples
     ],
 )
-def test_hystart_is_not_fooled(batch: list[int]) -> None:
-    hystart = HyStart()
-    assert not rounds(hystart, [100] * 8, batch, [100] * 8)
-    assert not hystart.conservative
+def test_hystart_is_not_fooled(batch: list[int], gap: int) -> None:
+    rounds = Rounds()
+    rounds.feed([100] * 16)
+    rounds.feed(batch, gap=gap)
+    rounds.feed([100] * 16)
+    assert not rounds.hystart.conservative
 
 
 @pytest.mark.checklist(112)
-def test_hystart_goes_back_when_it_was_jitter() -> None:
-    hystart = HyStart()
-    rounds(hystart, [100] * 8, [130] * 8)
-    seen = [hystart.conservative]
-    rounds(hystart, [101] * 8)
-    seen.append(hystart.conservative)
-    assert seen == [True, False]
+def test_hystart_goes_back_when_it_was_jitter_or_one_burst() -> None:
+    rounds = Rounds()
+    rounds.feed([100] * 16, [130] * 16)
+    seen = [rounds.hystart.conservative]
+    for _ in range(2):
+        assert not rounds.feed([101] * 16)
+        seen.append(rounds.hystart.conservative)
+    assert seen == [True, True, False], "what was sent before it slowed down says nothing yet"
 
 
 # -- pacing ---------------------------------------------------------------------------------------------------------
@@ -171,17 +193,77 @@ def spread(rtt: int, window: int) -> list[tuple[int, int]]:
 def test_a_window_is_spread_over_the_round_trip() -> None:
     sent = spread(100 * MS, 400_000)
     assert sum(size for _, size in sent) >= 240_000
+    assert sum(size for when, size in sent if when == 0) <= 22 * 1240
     assert max(size for _, size in sent) <= 12 * 1240
     times = [when for when, _ in sent]
-    assert times[-1] >= 40 * MS  # 240 of 400 kB at five quarters of the rate
+    assert times[-1] >= 40 * MS  # 240 of 400 kB at six fifths of the rate
     gaps = [b - a for a, b in pairwise(times[3:])]
     assert max(gaps) <= 4 * MS
 
 
-def test_fast_paths_are_not_paced() -> None:
-    sent = spread(2 * MS, 400_000)
+@pytest.mark.parametrize(("rtt", "window"), [(2 * MS, 400_000), (100 * MS, 10 * 1240)])
+def test_fast_paths_and_small_windows_are_not_paced(rtt: int, window: int) -> None:
+    sent = spread(rtt, window)
     assert {when for when, _ in sent} == {0}
-    assert max(size for _, size in sent) > 48_000
+    assert sum(size for _, size in sent) >= min(window, 240_000) - 1240
+
+
+def test_a_window_of_twenty_packets_keeps_its_burst_of_ten_and_recovery_is_not_paced() -> None:
+    script = Script(TcpConfig(timestamps=False))
+    script.out()
+    script.now += RTT
+    sack_ok = script.options + bytes((1, 1, 4, 2))
+    script.feed(0, 1, SYN | ACK, options=sack_ok)
+    cc = script.conn._sender.cc
+    cc.cwnd = cc.ssthresh = 40 * 1220
+    script.conn.send(blob(100 * 1220), script.now)
+    first = [(when, s) for when, s in script.wait(90 * MS) if s.payload_len]
+    assert sum(s.payload_len for when, s in first if when == 0) == 20 * 1220  # the bucket, and the step that empties it
+    assert sum(s.payload_len for _, s in first) == 40 * 1220
+    script.now += 10 * MS
+    edges = [(1 + n * 1220 + script.OUR_ISN) & 0xFFFFFFFF for n in (10, 40)]
+    out = script.feed(1, 1, options=bytes((1, 1, 5, 10)) + b"".join(edge.to_bytes(4, "big") for edge in edges))
+    assert sum(s.payload_len for s in out) > 15 * 1220, "what PRR admits leaves at once"
+
+
+# -- the least round trip --------------------------------------------------------------------------------------------
+
+
+def test_the_least_round_trip_is_that_of_the_last_ten_seconds() -> None:
+    rtt = RttEstimator(TcpConfig())
+    now = 1_000 * SECOND
+    rtt.note_least(300_000, now)
+    seen = []
+    for _ in range(120):
+        now += 100 * MS
+        rtt.note_least(80 * MS, now)
+        seen.append(rtt.min_rtt)
+    assert seen[49] == 300_000, "five seconds are remembered"
+    assert seen[100] == 80 * MS, "ten are not"
+    rtt.note_least(20 * MS, now)
+    assert rtt.min_rtt == 20 * MS, "a shorter path counts at once"
+    rtt.note_least(70 * MS, now + 60 * SECOND)
+    assert rtt.min_rtt == 70 * MS, "silence forgets everything"
+
+
+def test_after_a_move_to_a_long_path_pacing_and_reordering_window_adapt() -> None:
+    pipe = Pipe(link=Link(delay=MS // 10, rate=8_000_000, queue_limit=100))
+    pipe.open()
+    assert pipe.a.info().min_rtt < MS
+    for link in pipe.links:
+        link.delay = 40 * MS
+    data = bytes(1 << 18)
+    until = pipe.now + 12 * SECOND
+    while pipe.now < until:
+        while pipe.a.send(data, pipe.now):
+            pass
+        while pipe.b.read(1 << 20, pipe.now):
+            pass
+        pipe.step(until)
+        pipe.clear_log()
+    assert pipe.a.info().min_rtt >= 80 * MS
+    rack = pipe.a._sender.recovery.rack
+    assert rack.window(False, pipe.a.info().min_rtt, pipe.a.info().srtt) >= 20 * MS
 
 
 # -- paths ----------------------------------------------------------------------------------------------------------

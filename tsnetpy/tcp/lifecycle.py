@@ -98,6 +98,7 @@ class Lifecycle:
         sender = self.sender
         if self.syn_tries == 1:
             sender.rtt.sample(now - self.syn_sent_at)
+            sender.rtt.note_least(now - self.syn_sent_at, now)
         else:
             sender.rtt.restart_after_syn()
         sender.start(self.syn_tries > 1, now)

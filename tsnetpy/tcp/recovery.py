@@ -202,7 +202,10 @@ class Recovery:
             self._round_end = tcb.snd_nxt
         if self.state == OPEN and not flight.sacked.total and not flight.resent_pieces:
             # Nothing was lost or reordered, so the last byte was the last one sent.
-            self.dup_acks = 0
+            if self.dup_acks:
+                # What duplicate ACKs spoke of has left the network before and is not news (no SACK here).
+                acked = max(acked - self.dup_acks * tcb.mss, tcb.mss)
+                self.dup_acks = 0
             sent_at = flight.advance(una)
             rtt = 0
             if sent_at:
@@ -210,9 +213,9 @@ class Recovery:
                 rack.sent_at = sent_at
                 rack.end_seq = una
                 rack.rtt = rtt
+                self._rtt.note_least(rtt, now)
             rack.fack = una
-            if in_use:
-                self._cc.on_ack(acked, now, self._rtt.srtt, rtt, new_round)
+            self._cc.on_ack(acked if in_use else 0, now, self._rtt.srtt, rtt, new_round)
             return
         self._on_advance(acked, in_use, ts_ecr, new_round, now)
 
@@ -224,6 +227,7 @@ class Recovery:
         rack = self.rack
         before = flight.una
         echo = self.echo_time(ts_ecr, now)
+        last_sent = rack.sent_at
         start = before
         while start < una:
             begin, stop = sacked.gap(start, una)
@@ -232,6 +236,10 @@ class Recovery:
             rack.delivered(flight, begin, stop, echo, self._rtt.min_rtt, now)
             start = stop
         rack.settle(max(una, self._highest), tcb.mss)
+        rtt = 0
+        if rack.sent_at > last_sent:
+            rtt = now - rack.sent_at
+            self._rtt.note_least(rtt, now)
         known = before + sacked.total if self._known < 0 else self._known
         self._known = -1
         flight.advance(una)
@@ -241,8 +249,8 @@ class Recovery:
         state = self.state
         cc = self._cc
         if state == OPEN:
-            if in_use:
-                cc.on_ack(acked, now, self._rtt.srtt, 0, new_round)
+            # In disorder the window grows by what is news: the rest was reported, and made room, before (RFC 3042).
+            cc.on_ack(max(delivered, 0) if in_use else 0, now, self._rtt.srtt, rtt, new_round)
             self._judge(delivered, True, now)
             return
         undo = self.undo
@@ -310,13 +318,19 @@ class Recovery:
 
     # -- detection -----------------------------------------------------------------------------------------------------
 
-    def on_sack_only(self, now: Instant) -> bool:
-        """News on the scoreboard without progress of SND.UNA; return True when recovery begins."""
+    def on_sack_only(self, in_use: bool, now: Instant) -> bool:
+        """News on the scoreboard without progress of SND.UNA; return True when recovery begins.
+
+        *in_use* tells whether cwnd was what limited the sender.
+        """
         self.dup_acks += 1
         flight = self.flight
         delivered = flight.una + flight.sacked.total - self._known
         self._known = -1
         self.rack.settle(self._highest, self._tcb.mss)
+        if in_use and self.state == OPEN and self.rack.reorder_seen:
+            # A path that reorders never gets to grow otherwise: the ACK that closes the gap has little news itself.
+            self._cc.on_ack(delivered, now, self._rtt.srtt, 0, False)
         return self._judge(delivered, False, now)
 
     def _judge(self, delivered: int, advanced: bool, now: Instant) -> bool:

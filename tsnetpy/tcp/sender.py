@@ -13,6 +13,7 @@ from .congestion.base import CongestionControl
 from .congestion.registry import create
 from .emit import Emitter
 from .flags import ACK, FIN, PSH, WRITABLE
+from .pacing import LEAST_RTT, QUANTUM_PACKETS, Pacer
 from .recovery import LOSS, OPEN, RECOVERY, Recovery
 from .rtt import RttEstimator
 from .segment import Segment
@@ -22,12 +23,6 @@ from .timers import CORK, LINGER, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, U
 from .undo import F_RTO_NEW_DATA, F_RTO_OFF
 
 _NOT_TIMED: Final = -1
-_LEAST_PACED_RTT: Final = 3 * MILLISECOND
-"""On a faster path a timer is coarser than what it would have to space out."""
-_PACING_STEP: Final = 2 * MILLISECOND
-_PACING_CREDIT: Final = 4 * MILLISECOND
-"""A timer that fires late may be made up for that much."""
-_LEAST_STEP_PACKETS: Final = 10
 _CORK_TIME: Final = 200 * MILLISECOND
 _LEAST_PROBE_TIMEOUT: Final = 5 * MILLISECOND
 """Below this a late event loop would look like a lost tail."""
@@ -52,7 +47,9 @@ class Sender:
         "_emitter",
         "_fin_alone",
         "_last_send",
-        "_pace_at",
+        "_pacer",
+        "_peak",
+        "_peak_until",
         "_probe_at",
         "_probe_end",
         "_probe_resent",
@@ -96,7 +93,9 @@ class Sender:
         self._timed_end = _NOT_TIMED
         self._timed_at: Instant = 0
         self._last_send: Instant = 0
-        self._pace_at: Instant = 0
+        self._pacer: Pacer | None = None
+        self._peak = 0  # most bytes in flight of late that cwnd did not hold back, until that number is acknowledged
+        self._peak_until = tcb.iss
         self._small_end = tcb.iss
         self._used_until = tcb.iss
         self._want_space = False
@@ -172,7 +171,7 @@ class Sender:
         buffer.drop_until(ack if ack < buffer.end else buffer.end)
         recovery = self.recovery
         before = recovery.state
-        recovery.on_advance(ack - una, una < self._used_until, ts_ecr, now)
+        recovery.on_advance(ack - una, self._in_use(una), ts_ecr, now)
         if self._probe_end and ack >= self._probe_end:
             self._judge_probe(ack, ts_ecr, now)
         if recovery.state == RECOVERY and before == OPEN:
@@ -188,6 +187,17 @@ class Sender:
             self._arm(now)
         if self._want_space or self.limit < tcb.config.snd_buf_max:
             self._tune_buffer()
+
+    def _in_use(self, una: int) -> bool:
+        """Whether the window may grow by what is acknowledged from *una* on: it was full then (RFC 7661 §4.2).
+
+        In slow start, up to twice what was in flight will do, for the window is to double: pacing and short writes
+        would hold it down otherwise. Not where the peer's window was the limit.
+        """
+        if una < self._used_until:
+            return True
+        cc = self.cc
+        return cc.cwnd < cc.ssthresh and una < self._peak_until and cc.cwnd < self._peak << 1
 
     def _judge_probe(self, ack: int, ts_ecr: int, now: Instant) -> None:
         """The tail probe's range is acknowledged: find out whether the probe repaired a loss (RFC 8985 §7.4.2)."""
@@ -216,7 +226,7 @@ class Sender:
     def on_sack_news(self, advanced: bool, now: Instant) -> None:
         """An ACK put something new on the scoreboard; *advanced* if it also moved SND.UNA."""
         recovery = self.recovery
-        if not advanced and recovery.on_sack_only(now):
+        if not advanced and recovery.on_sack_only(self._in_use(self._tcb.snd_una), now):
             self._on_recovery()
         elif self._probe_end and recovery.state == OPEN and recovery.flight.sacked.highest() >= self._probe_end:
             recovery.lose_tail(self._probe_start, now)
@@ -378,9 +388,9 @@ class Sender:
             return
         una = tcb.snd_una
         cc = self.cc
-        if nxt == una and now - self._last_send > self.rtt.rto:
-            cc.on_idle()
         window_room = una + tcb.snd_wnd - nxt
+        if nxt == una and window_room > 0 and now - self._last_send > self.rtt.rto:
+            cc.on_idle()
         if window_room <= 0 and nxt != una:
             return
         congestion_room = recovery.undo.f_rto_room if testing else cc.cwnd - recovery.pipe()
@@ -389,21 +399,22 @@ class Sender:
         most = mss * max(1, min(config.max_gso_packets, config.max_gso_bytes // mss))
         count = config.max_segments_per_call
         sent_before = len(out)
-        step = rate = cycle = 0
-        if config.pacing and self.rtt.min_rtt > _LEAST_PACED_RTT:
-            if self._pace_at > now:
-                tcb.timers.at[PACING] = self._pace_at
+        pacer = None
+        if (
+            cc.cwnd > QUANTUM_PACKETS * mss
+            and config.pacing
+            and recovery.state == OPEN
+            and self.rtt.min_rtt > LEAST_RTT
+        ):
+            pacer = self._pacer
+            if pacer is None:
+                pacer = self._pacer = Pacer()
+            step = pacer.step(cc.cwnd, cc.cwnd < cc.ssthresh, self.rtt.srtt, mss, now)
+            if step == 0:
+                tcb.timers.at[PACING] = pacer.due
                 return
-            # Twice the rate of the window in slow start, else five quarters of it (as Linux has it).
-            quarters = 8 if cc.cwnd < cc.ssthresh else 5
-            rate = cc.cwnd * quarters
-            cycle = self.rtt.srtt << 2
-            step = rate * _PACING_STEP // cycle
-            step = max(step - step % mss, _LEAST_STEP_PACKETS * mss)
             if step < most:
                 most = step
-            if self._pace_at < now - _PACING_CREDIT:
-                self._pace_at = now - _PACING_CREDIT
         while pending > 0 and len(out) < count:
             room = window_room if window_room < congestion_room else congestion_room
             if pending <= room:
@@ -431,14 +442,19 @@ class Sender:
             pending -= size
             window_room -= size
             congestion_room -= size
-            if step:
-                self._pace_at += size * cycle // rate
-                if self._pace_at > now:
+            if pacer is not None:
+                pacer.sent(size)
+                if pacer.due > now:
                     if pending > 0 and window_room > 0 and congestion_room >= mss:
-                        tcb.timers.at[PACING] = self._pace_at
+                        tcb.timers.at[PACING] = pacer.due
                     break
         if congestion_room < mss:
             self._used_until = nxt
+        elif window_room < mss:
+            self._peak = 0
+        elif nxt - una > self._peak or una >= self._peak_until:
+            self._peak = nxt - una
+            self._peak_until = nxt
         if tcb.snd_nxt != first:
             recovery.on_sent(first, tcb.snd_nxt, now)
         self.override = False

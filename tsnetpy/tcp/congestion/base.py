@@ -28,10 +28,10 @@ class CongestionControl(ABC):
 
     @abstractmethod
     def on_ack(self, acked: int, now: Instant, srtt: Duration, rtt: Duration, new_round: bool) -> None:
-        """Grow the window: *acked* bytes were acknowledged while the window was in full use.
+        """Learn from an ACK, and grow the window.
 
         Args:
-            acked: bytes.
+            acked: bytes that count for growth, 0 when the window was not in full use.
             now: when the ACK arrived.
             srtt: smoothed round trip, 0 if unknown.
             rtt: this ACK's own, unambiguous round trip, 0 if there is none.

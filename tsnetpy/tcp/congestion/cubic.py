@@ -19,6 +19,7 @@ _ALPHA: Final = 3 * (1 - _BETA) / (1 + _BETA)
 """What makes W_est as aggressive as Reno on average (§4.3)."""
 _MAX_SLOW_START_STEP: Final = 65_536
 _NO_EPOCH: Final = -1
+_NO_CURVE: Final[tuple[float, float, float, Instant]] = (0.0, 0.0, 0.0, _NO_EPOCH)
 
 
 @final
@@ -39,7 +40,7 @@ class Cubic(CongestionControl):
 
     def __init__(self, mss: int, initial_packets: int) -> None:
         super().__init__(mss, initial_packets)
-        self._hystart = HyStart()
+        self._hystart: HyStart | None = None  # made when it is needed: most connections carry little
         self._plateau = 0.0  # W_max
         self._prior = 0.0  # cwnd_prior
         self._estimate = 0.0  # W_est
@@ -47,18 +48,24 @@ class Cubic(CongestionControl):
         self._fraction = 0.0  # bytes of growth not yet in cwnd
         self._epoch: Instant = _NO_EPOCH
         self._last_ack: Instant = 0
-        self._before = (0.0, 0.0, 0.0, _NO_EPOCH)
+        self._before = _NO_CURVE
 
     def on_ack(self, acked: int, now: Instant, srtt: Duration, rtt: Duration, new_round: bool) -> None:
         """Slow start with HyStart++, then the larger of the cubic curve and what Reno would have."""
         if self.cwnd < self.ssthresh:
             step = min(acked, _MAX_SLOW_START_STEP, self.ssthresh - self.cwnd)
             if self.ssthresh == INFINITE_SSTHRESH:
-                if self._hystart.on_ack(rtt, new_round):
+                hystart = self._hystart
+                if hystart is None:
+                    hystart = self._hystart = HyStart()
+                if hystart.on_ack(rtt, new_round, now):
                     self.ssthresh = self.cwnd
-                elif self._hystart.conservative:
+                    self._hystart = None
+                elif hystart.conservative:
                     step = min(acked, _MAX_SLOW_START_STEP) // GROWTH_DIVISOR
             self.cwnd += step
+            return
+        if acked <= 0:
             return
         mss = self.mss
         cwnd = float(self.cwnd)
