@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from tsnetpy.runtime.clock import loop_clock, monotonic_ns
-from tsnetpy.runtime.loop import Reader
+from tsnetpy.runtime.loop import Reader, wakeups
 
 pytestmark = pytest.mark.anyio
 
@@ -77,3 +77,29 @@ async def test_the_loops_clock_is_the_clock() -> None:
     before = monotonic_ns()
     between = clock()
     assert before <= between <= monotonic_ns()
+
+
+async def test_a_wakeup_wakes_and_may_be_set_twice() -> None:
+    wakeup = wakeups()()
+    woken = 0
+
+    async def wait() -> None:
+        nonlocal woken
+        await wakeup.wait()
+        woken += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert not woken
+        wakeup.set()
+        wakeup.set()
+    assert woken == 1
+
+
+async def test_a_wakeup_whose_task_was_cancelled_may_still_be_set() -> None:
+    wakeup = wakeups()()
+    with anyio.move_on_after(0.001) as scope:
+        await wakeup.wait()
+    assert scope.cancelled_caught
+    wakeup.set()

@@ -67,6 +67,25 @@ async def test_source_is_known_and_both_families_share_a_port() -> None:
         receiver.close()
 
 
+async def test_datagrams_that_come_one_by_one_cost_one_call_each_and_none_is_left() -> None:
+    sender, receiver = UdpPort.open(ipv6=False), UdpPort.open(ipv6=False)
+    try:
+        sock = receiver.v4
+        assert sock is not None
+        to = Endpoint(LOOPBACK_V4, sock.port)
+        for number in range(32):
+            sender.send(bytes((number,)) * 50, 50, to)
+            assert await receive(sock, 1) == [bytes((number,)) * 50]
+        assert 32 < sock.receive_calls <= 32 + 6  # an empty-handed one every eight times
+        for size in (50, 60, 70, 80):  # not of one size, so that the kernel does not merge them
+            sender.send(b"y" * size, size, to)
+        assert [len(data) for data in await receive(sock, 4)] == [50, 60, 70, 80]
+        assert sock.receive() == []
+    finally:
+        sender.close()
+        receiver.close()
+
+
 class Stubborn(socket.socket):
     """A socket that refuses ancillary data, or everything, with a chosen error."""
 

@@ -18,7 +18,7 @@ from tsnetpy.base.packet import Buffer
 from tsnetpy.dataplane import DataPlane, DataPlaneConfig
 from tsnetpy.ipstack import Socket, TcpSocket
 from tsnetpy.runtime.clock import loop_clock, monotonic_ns, wall_ns
-from tsnetpy.runtime.loop import call_soon
+from tsnetpy.runtime.loop import Wakeup, call_soon, wakeups
 from tsnetpy.runtime.underlay import PathId, Underlay
 from tsnetpy.tcp import State
 
@@ -60,6 +60,7 @@ class Pump:
         sockets: TCP connections that an application has or had, until the stack forgets them.
         others: open listeners and UDP sockets.
         stopped: the node has ended; sockets raise ``ClosedResourceError``.
+        wakeup: makes what a task waits for.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class Pump:
         "stack",
         "stopped",
         "turns",
+        "wakeup",
     )
 
     def __init__(
@@ -103,6 +105,7 @@ class Pump:
         self.sockets: dict[TcpSocket, None] = {}
         self.others: set[Readable] = set()
         self.stopped = False
+        self.wakeup: Callable[[], Wakeup] = anyio.Event
         self._underlay = underlay
         self._clock = clock
         self._sink = sink
@@ -130,6 +133,7 @@ class Pump:
             raise RuntimeError("the pump is already running")
         self._running = True
         self._soon = call_soon()
+        self.wakeup = wakeups()
         if self._clock is monotonic_ns:
             self._clock = loop_clock()
         try:
@@ -153,6 +157,7 @@ class Pump:
         finally:
             self._running = False
             self._soon = None
+            self.wakeup = anyio.Event
             self._corked = False
 
     def deliver(self, batch: Sequence[Buffer], path: PathId, now: Instant) -> None:

@@ -15,6 +15,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if
 from tsnetpy.base.addr import Endpoint, IpBytes, format_ip
 from tsnetpy.base.errors import LocalProtocolError
 from tsnetpy.ipstack import TcpListenerSocket, TcpSocket
+from tsnetpy.runtime.loop import Wakeup
 from tsnetpy.tcp import State
 from tsnetpy.tcp.flags import CLOSED, EOF, ERROR, ESTABLISHED, READABLE, WRITABLE
 from tsnetpy.tcp.states import HANDSHAKE
@@ -53,8 +54,8 @@ class TcpStream(ByteStream):
     def __init__(self, pump: Pump, socket: TcpSocket) -> None:
         self._pump = pump
         self._socket = socket
-        self._reader: anyio.Event | None = None
-        self._writer: anyio.Event | None = None
+        self._reader: Wakeup | None = None
+        self._writer: Wakeup | None = None
         self._receiving = False
         self._sending = False
         self._send_closed = False
@@ -99,7 +100,7 @@ class TcpStream(ByteStream):
                         await checkpoint_if_cancelled()
                     raise ClosedResourceError
                 if not self.readable:
-                    self._reader = anyio.Event()
+                    self._reader = self._pump.wakeup()
                     waited = True
                     await self._reader.wait()
                     continue
@@ -173,7 +174,7 @@ class TcpStream(ByteStream):
                 if self._socket.send_space:
                     view = memoryview(item)[taken:]
                     continue
-                self._writer = anyio.Event()
+                self._writer = self._pump.wakeup()
                 waited = True
                 await self._writer.wait()
                 view = memoryview(item)[taken:]
@@ -193,7 +194,7 @@ class TcpStream(ByteStream):
                     raise ClosedResourceError
                 if self._socket.connection.error is not None or self._socket.send_space:
                     break
-                self._writer = anyio.Event()
+                self._writer = self._pump.wakeup()
                 await self._writer.wait()
         finally:
             self._sending = False
@@ -283,7 +284,7 @@ class TcpStream(ByteStream):
                 return "reset"
             if connection.state not in HANDSHAKE:
                 return None
-            self._writer = anyio.Event()
+            self._writer = self._pump.wakeup()
             await self._writer.wait()
 
 
@@ -324,7 +325,7 @@ class TcpListener(Listener[TcpStream]):
     def __init__(self, pump: Pump, socket: TcpListenerSocket) -> None:
         self._pump = pump
         self._socket = socket
-        self._event: anyio.Event | None = None
+        self._event: Wakeup | None = None
         self._accepting = False
         self._closed = False
         socket.owner = self
@@ -360,7 +361,7 @@ class TcpListener(Listener[TcpStream]):
                     if not waited:
                         await cancel_shielded_checkpoint()
                     return stream
-                self._event = anyio.Event()
+                self._event = self._pump.wakeup()
                 waited = True
                 await self._event.wait()
         finally:

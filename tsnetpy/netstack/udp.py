@@ -12,6 +12,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 from tsnetpy.base.addr import Endpoint, IpBytes, format_ip, parse_ip
 from tsnetpy.base.errors import LocalProtocolError
 from tsnetpy.ipstack import UdpSocket as StackUdpSocket
+from tsnetpy.runtime.loop import Wakeup
 
 from .attributes import WhoIs
 from .errors import from_local_error
@@ -48,7 +49,7 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
         self._pump = pump
         self._socket = socket
         self._resolve = resolve
-        self._event: anyio.Event | None = None
+        self._event: Wakeup | None = None
         self._receiving = False
         self._closed = False
         socket.owner = self
@@ -137,7 +138,7 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
                     if not waited:
                         await cancel_shielded_checkpoint()
                     return found
-                self._event = anyio.Event()
+                self._event = self._pump.wakeup()
                 waited = True
                 await self._event.wait()
         finally:
