@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from tsnetpy.base.instant import MILLISECOND
 from tsnetpy.testing.packetdrill import VARIANTS, Variant, run_all, run_text, table
 from tsnetpy.testing.packetdrill.__main__ import main
 from tsnetpy.testing.packetdrill.asserts import check
@@ -189,6 +190,15 @@ def test_a_dead_way_out_lets_nothing_pass() -> None:
     assert run_text(with_server(*lines, "+0 > P. 1:11(10) ack 1")).reason.endswith("nothing was sent")
     alive = ("+.05 `tc qdisc replace dev tun0 root pfifo`", "* > P. 1:11(10) ack 1")
     assert run_text(with_server(*lines, *alive)).status == "pass"
+    # What nobody fetched is neither in flight nor repeated.
+    waiting = "+1 %{ assert tcpi_unacked == 0 and tcpi_total_retrans == 0 and tcpi_backoff == 0 }%"
+    assert run_text(with_server(*lines, waiting)).status == "pass"
+
+
+def test_tolerance_may_be_widened_from_outside() -> None:
+    lines = with_server("+0 write(4, ..., 10) = 10", "+.02 > P. 1:11(10) ack 1")
+    assert run_text(lines).status == "fail"
+    assert run_text(lines, tolerance=20 * MILLISECOND).status == "pass"
 
 
 def test_sizes_set_by_socket_option_hold() -> None:

@@ -31,6 +31,8 @@ CONSTANTS: Final[Mapping[str, int]] = {
     "TCPI_OPT_SYN_DATA": 32,
 }
 
+_CA_STATES: Final[Mapping[str, int]] = {"open": 0, "disorder": 1, "recovery": 3, "loss": 4}
+
 _BINARY: Final[Mapping[type[ast.operator], Callable[[int, int], int | float]]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -110,63 +112,39 @@ def _evaluate(node: ast.expr, names: Mapping[str, int]) -> Number:
 def tcp_info(connection: Connection) -> dict[str, int]:
     """Return what the engine can say of *connection* under the names of ``tcp_info``.
 
-    Windows are in packets, times in microseconds. A counter that the engine does not keep is left out, so that a script
-    which asks for it is skipped with that reason.
+    Windows are in packets, times in microseconds. A script that asks for any other counter is skipped.
     """
     info = connection.info()
     mss = max(info.mss, 1)
-    sacked = _packets(info, "sacked_bytes", mss)
-    state = {"open": 0, "disorder": 1, "cwr": 2, "recovery": 3, "loss": 4}.get(info.recovery, 0)
-    if state == 0 and (sacked or _number(info, "dup_acks")):
-        state = 1
-    names = {
+    return {
         "tcpi_snd_cwnd": info.cwnd // mss,
         "tcpi_snd_ssthresh": _INFINITE_SSTHRESH if info.ssthresh >= 1 << 30 else info.ssthresh // mss,
-        "tcpi_ca_state": state,
+        "tcpi_ca_state": _CA_STATES[info.recovery],
         "tcpi_snd_mss": info.mss,
         "tcpi_rtt": _microseconds(info.srtt),
         "tcpi_rttvar": _microseconds(info.rttvar),
         "tcpi_min_rtt": _microseconds(info.min_rtt),
         "tcpi_rto": _microseconds(info.rto),
-        "tcpi_unacked": -(-info.bytes_in_flight // mss),
+        "tcpi_unacked": _packets(info.bytes_in_flight, mss),
         "tcpi_total_retrans": info.retransmits,
         "tcpi_bytes_acked": info.bytes_out - info.bytes_in_flight,
         "tcpi_bytes_received": info.bytes_in,
         "tcpi_options": info.timestamps * 1 | info.sack * 2 | info.window_scaling * 4,
         "tcpi_advmss": connection.tcb.config.mss,
+        "tcpi_sacked": _packets(info.sacked_bytes, mss),
+        "tcpi_lost": _packets(info.lost_bytes, mss),
+        "tcpi_retrans": _packets(info.retransmitted_in_flight, mss),
+        "tcpi_reordering": info.reordering,
+        "tcpi_reord_seen": info.reorder_seen,
+        "tcpi_probes": info.probes,
+        "tcpi_backoff": info.backoff,
+        "tcpi_rcv_mss": info.rcv_mss,
     }
-    if sacked is not None:
-        names["tcpi_sacked"] = sacked
-    for ours, theirs in _COUNTERS.items():
-        value = _number(info, ours)
-        if value is not None:
-            names[theirs] = value
-    for ours, theirs in _BYTES.items():
-        packets = _packets(info, ours, mss)
-        if packets is not None:
-            names[theirs] = packets
-    return names
-
-
-_COUNTERS: Final[Mapping[str, str]] = {
-    "reordering": "tcpi_reordering",
-    "reorder_seen": "tcpi_reord_seen",
-    "probes": "tcpi_probes",
-    "backoff": "tcpi_backoff",
-    "rcv_mss": "tcpi_rcv_mss",
-}
-_BYTES: Final[Mapping[str, str]] = {"lost_bytes": "tcpi_lost", "retransmitted_in_flight": "tcpi_retrans"}
-
-
-def _number(info: object, name: str) -> int | None:
-    value = getattr(info, name, None)
-    return value if isinstance(value, int) else None
-
-
-def _packets(info: object, name: str, mss: int) -> int | None:
-    value = _number(info, name)
-    return None if value is None else -(-value // mss)
 
 
 def _microseconds(span: Duration) -> int:
     return span // _MICROSECOND
+
+
+def _packets(size: int, mss: int) -> int:
+    return -(-size // mss)

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from tsnetpy.base.instant import Duration
+
 from .runner import DEFINES, Result, run_file
 from .settings import VARIANTS, Variant
 
@@ -19,14 +21,17 @@ def find_scripts(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def run_all(
-    paths: Iterable[Path], variants: Iterable[Variant] = VARIANTS[:1], defines: Mapping[str, str] = DEFINES
+    paths: Iterable[Path],
+    variants: Iterable[Variant] = VARIANTS[:1],
+    defines: Mapping[str, str] = DEFINES,
+    tolerance: Duration = 0,
 ) -> list[Result]:
     """Run every script in *paths* in each of *variants*."""
     chosen = list(variants)
     results: list[Result] = []
     for name, path in find_scripts(paths):
         for variant in chosen:
-            result = run_file(path, variant, defines)
+            result = run_file(path, variant, defines, tolerance)
             results.append(replace(result, name=name))
     return results
 

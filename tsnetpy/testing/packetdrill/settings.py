@@ -108,13 +108,14 @@ def _has_congestion_control(name: str) -> bool:
     return True
 
 
-def settings_for(script: Script, variant: Variant) -> Settings:
-    """Return what *script* asks for.
+def settings_for(script: Script, variant: Variant, tolerance: Duration = 0) -> Settings:
+    """Return what *script* asks for, with at least *tolerance*.
 
     Raises:
         Unsupported: it asks for something that there is not.
     """
     settings = Settings(linux_like())
+    settings.tolerance = max(settings.tolerance, tolerance)
     if variant.one_mss:
         settings.config.max_gso_packets = 1
     for name, value in script.options.items():
