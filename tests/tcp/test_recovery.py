@@ -374,6 +374,24 @@ def test_tail_probe_is_judged_by_dsack_or_echo(arrived: bool) -> None:
         assert script.conn.info().cwnd < cwnd
 
 
+@pytest.mark.checklist(116)
+@pytest.mark.parametrize("repeated", [True, False])
+def test_a_superfluous_tail_probe_costs_nothing_without_dsack_either(repeated: bool) -> None:
+    script = distant()
+    script.conn.send(blob(4 * MSS), script.now)
+    script.out()
+    script.wait(2 * RTT)
+    cwnd = script.conn.info().cwnd
+    script.feed(1, at(4))
+    if repeated:  # one ACK for the packets, and one for the probe
+        script.feed(1, at(4))
+    script.conn.send(blob(4 * MSS), script.now)
+    script.out()
+    script.now += RTT
+    script.feed(1, at(8))
+    assert (script.conn.info().cwnd >= cwnd) is repeated
+
+
 # -- undo -----------------------------------------------------------------------------------------------------------
 
 

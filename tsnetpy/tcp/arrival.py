@@ -103,8 +103,8 @@ class Arrival:
                     sender.on_window(now)
                 elif sender.probes:
                     sender.on_probe_answered(now)
-                elif size == 0 and tcb.snd_nxt != una and not tcb.sack_on:
-                    sender.on_duplicate(now)
+                elif size == 0:
+                    sender.on_repeated_ack(now)
                 if size:
                     receiver.in_order(payload, size, packets, now)
                 return
@@ -340,10 +340,10 @@ class Arrival:
             sender.on_sack_news(False, now)
         elif sender.recovery.dsack and extra.sacks:
             sender.on_dsack()
-        elif ack == una and length == 0 and not changed and tcb.snd_nxt > una and not tcb.sack_on:
-            sender.on_duplicate(now)
         elif ack == una and sender.probes:
             sender.on_probe_answered(now)
+        elif ack == una and length == 0 and not changed:
+            sender.on_repeated_ack(now)
 
     def _fin_acknowledged(self, now: Instant) -> None:
         tcb = self._tcb

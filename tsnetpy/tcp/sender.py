@@ -218,9 +218,13 @@ class Sender:
             self._want_space = False
             tcb.ready |= WRITABLE
 
-    def on_duplicate(self, now: Instant) -> None:
-        """A duplicate ACK arrived, or new SACK information."""
-        if self.recovery.on_duplicate(now):
+    def on_repeated_ack(self, now: Instant) -> None:
+        """A pure ACK of SND.UNA arrived that tells nothing new: a duplicate, if anything is in flight."""
+        tcb = self._tcb
+        if tcb.sack_on:
+            if self._probe_end == tcb.snd_una and self._probe_resent:
+                self._probe_end = 0  # the tail probe was superfluous; not every peer says so by DSACK (RFC 8985 §7.4.2)
+        elif tcb.snd_nxt != tcb.snd_una and self.recovery.on_duplicate(now):
             self._on_recovery()
 
     def on_sack_news(self, advanced: bool, now: Instant) -> None:
