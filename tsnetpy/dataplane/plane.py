@@ -95,6 +95,7 @@ class DataPlane:
         self._rx_bytes = 0
         self._tx_datagrams = 0
         self._tx_bytes = 0
+        self.stack.paths.route = self.peer_for_ip
         if config is not None:
             self.configure(config, now)
 
@@ -145,6 +146,7 @@ class DataPlane:
         wanted = {spec.public_key: spec for spec in config.peers if spec.public_key != device.public_key}
         for key in [key for key in self._specs if key not in wanted]:
             device.remove_peer(key)
+            self.stack.paths.forget(key)
         for key, spec in wanted.items():
             if self._specs.get(key) != spec:
                 device.add_peer(
@@ -167,6 +169,23 @@ class DataPlane:
         self._wall_offset_ns = value
         if self._device is not None:
             self._device.wall_offset_ns = value
+
+    def set_path(self, peer: PeerId, *, mtu: int = 0, burst: int = 0) -> None:
+        """Note what the present way to *peer* takes; call it again whenever that changes.
+
+        Args:
+            peer: node key.
+            mtu: bytes of inner IP packet, if less than the tunnel's (at least 1280 if IPv6 is to work); 0 for the
+                tunnel's.
+            burst: packets that may leave back to back, with a millisecond between bursts; 0 for no limit. A relay
+                with a short queue wants 16.
+        """
+        if peer in self._specs:
+            self.stack.set_path(peer, mtu, burst)
+
+    def set_blocked(self, blocked: bool) -> None:
+        """Back-pressure from below: while *blocked*, TCP gives nothing out, so that nothing is queued and dropped."""
+        self.stack.set_blocked(blocked)
 
     # -- packets ---------------------------------------------------------------------------------------------------
 

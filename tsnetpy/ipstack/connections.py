@@ -19,6 +19,7 @@ from .errors import AddressInUse, TooManySockets
 from .host import ANY, Host
 from .icmp import IcmpError
 from .limits import TokenBucket
+from .paths import BURST_INTERVAL, Path
 from .ports import IsnGenerator, check_port, flow_name
 from .resting import RestingConnections
 from .sockets import TcpListenerSocket, TcpSocket
@@ -53,6 +54,7 @@ class Connections:
         "_listeners",
         "_peer_conns",
         "_peer_embryos",
+        "_release_at",
         "_reset_bucket",
         "_resting",
         "_sending",
@@ -61,6 +63,7 @@ class Connections:
         "_tcp6",
         "_tcp_config",
         "_touched",
+        "_waiting",
         "cookies",
     )
 
@@ -78,6 +81,8 @@ class Connections:
         self._resting = RestingConnections()  # counted in _peer_conns as well
         self._touched: dict[TcpSocket, None] = {}
         self._sending: dict[TcpSocket, None] = {}
+        self._waiting: dict[TcpSocket, None] = {}  # for their path to take more, until _release_at
+        self._release_at: Instant | None = None
         self._heap: list[tuple[Instant, int, TcpSocket]] = []
         self._serial = 0
         self._isn = IsnGenerator(host.entropy)
@@ -379,13 +384,37 @@ class Connections:
         if socket is None or tcb is None or (error.seq - tcb.snd_una) & 0xFFFFFFFF > tcb.snd_nxt - tcb.snd_una:
             self._host.drops.add("icmp_ignored")
         elif error.reason == "too big":
-            mtu = self._host.path_mtus.learn(error, self._host.mtu, now)
-            if mtu:
-                socket.connection.mtu_changed(mtu - (40 if len(error.src) == 4 else 60))
-                self._touched[socket] = None
+            if self._host.path_mtus.learn(error, self._host.mtu, now):
+                self._fit(socket, True)
+                self.path_changed(error.dst)
         else:
             socket.connection.icmp_error(error.hard, error.reason)
             self._touched[socket] = None
+
+    def _fit(self, socket: TcpSocket, lost: bool) -> None:
+        """Use packets that fit the way to the other end; with *lost*, send again what did not."""
+        mtu = self._host.path_mtu(socket.remote.ip) or self._host.mtu
+        socket.connection.mtu_changed(mtu - (40 if len(socket.local.ip) == 4 else 60), lost)
+        self._touched[socket] = None
+
+    def path_changed(self, dst: IpBytes) -> None:
+        """The MTU of the way to *dst* is another one: tell its connections (RFC 8201 §5.4)."""
+        for socket in self._conns.values():
+            if socket.remote.ip == dst:
+                self._fit(socket, False)
+
+    def peer_changed(self, peer: PeerId) -> None:
+        """The MTU of the way to *peer* is another one."""
+        route = self._host.paths.route
+        for socket in self._conns.values():
+            if route(socket.remote.ip) == peer:
+                self._fit(socket, False)
+
+    def release(self) -> None:
+        """Let those send that waited for their path."""
+        self._sending.update(self._waiting)
+        self._waiting.clear()
+        self._release_at = None
 
     def flow_rejected(self, local: Endpoint, remote: Endpoint) -> None:
         """End the handshake from *local* to *remote* as refused, if there is one."""
@@ -430,6 +459,11 @@ class Connections:
     def _pull(self, socket: TcpSocket, emit: Callable[[TxPacket], None], budget: int, now: Instant) -> None:
         """Take all that *socket* wants to send."""
         connection = socket.connection
+        path: Path | None = None
+        if self._host.paths.used or self._host.paths.blocked:
+            path = self._path_of(socket)
+            if self._must_wait(socket, path, now):
+                return
         src, src_port = socket.local
         dst, dst_port = socket.remote
         ttl = socket.ip_fields >> 8
@@ -444,8 +478,12 @@ class Connections:
                 tx = TxPacket(
                     src, dst, PROTO_TCP, header, segment.payload, segment.payload_len, segment.gso_size, ttl, tos
                 )
+                if path is not None:
+                    path.sent(-(-segment.payload_len // segment.gso_size) if segment.gso_size else 1)
                 emit(tx)
             if len(segments) < most:
+                break
+            if path is not None and self._must_wait(socket, path, now):
                 break
             budget -= len(segments)
             if budget <= 0:
@@ -455,6 +493,28 @@ class Connections:
         if bits:
             self._note_bits(socket, bits)
         self._rest(socket)
+
+    def _path_of(self, socket: TcpSocket) -> Path | None:
+        """Return the way to the other end if it is a special one; super-segments are cut to what it takes at once."""
+        path = self._host.paths.lookup(socket.remote.ip)
+        tcb = socket.connection.tcb
+        usual = self._tcp_config
+        packets, calls = usual.max_gso_packets, usual.max_segments_per_call
+        if path is not None and path.burst:
+            packets, calls = min(packets, path.burst), 1
+        if tcb.config.max_gso_packets != packets or tcb.config.max_segments_per_call != calls:
+            tcb.config = replace(tcb.config, max_gso_packets=packets, max_segments_per_call=calls)
+        return path
+
+    def _must_wait(self, socket: TcpSocket, path: Path | None, now: Instant) -> bool:
+        """Tell whether nothing of *socket* may leave now; then it stands aside until its path takes more."""
+        blocked = self._host.paths.blocked and socket.remote.ip not in self._host.local
+        if not blocked and (path is None or path.may_send(now)):
+            return False
+        self._waiting[socket] = None
+        if not blocked and self._release_at is None:
+            self._release_at = now + BURST_INTERVAL
+        return True
 
     def _rest(self, socket: TcpSocket) -> None:
         """Leave *socket* until something happens: its next deadline goes to the heap if no earlier entry is there."""
@@ -479,10 +539,8 @@ class Connections:
         self._host.mark_ready(socket, CLOSED)
 
     def _note_bits(self, socket: TcpSocket, bits: int) -> None:
-        if bits & ESTABLISHED:
-            mtu = self._host.path_mtus.lookup(socket.remote.ip, self._host.now)
-            if mtu:
-                socket.connection.mtu_changed(mtu - (40 if len(socket.local.ip) == 4 else 60))
+        if bits & ESTABLISHED and self._host.path_mtu(socket.remote.ip):
+            self._fit(socket, False)
         listener = socket.listener
         if listener is None:
             self._host.mark_ready(socket, bits)
@@ -504,10 +562,13 @@ class Connections:
         heap = self._heap
         while heap and (heap[0][2].closed or heap[0][2].armed != heap[0][0]):
             heappop(heap)
-        return earliest(heap[0][0] if heap else None, self._resting.next_deadline())
+        due = earliest(heap[0][0] if heap else None, self._resting.next_deadline())
+        return due if self._release_at is None else earliest(due, self._release_at)
 
     def handle_deadline(self, now: Instant) -> None:
         """Run the connections' timers that are due."""
+        if self._release_at is not None and self._release_at <= now:
+            self.release()
         heap = self._heap
         while heap and heap[0][0] <= now:
             deadline, _, socket = heappop(heap)

@@ -104,7 +104,7 @@ class Datagrams:
             if udp is None:
                 self._host.drops.add("icmp_ignored")
             elif error.reason == "too big":
-                self._host.path_mtus.learn(error, self._host.mtu, now)
+                self._host.datagram_too_big(error, now)
             elif udp.remote == Endpoint(error.dst, error.ports & 0xFFFF):
                 udp.fail(error.reason)
                 self._host.mark_ready(udp, ERROR)
@@ -113,7 +113,7 @@ class Datagrams:
             if echo is None:
                 self._host.drops.add("icmp_ignored")
             elif error.reason == "too big":
-                self._host.path_mtus.learn(error, self._host.mtu, now)
+                self._host.datagram_too_big(error, now)
             else:
                 echo.fail(error.reason)
                 self._host.mark_ready(echo, ERROR)

@@ -7,7 +7,7 @@ from typing import Final, final
 from tsnetpy.base.addr import IpBytes
 from tsnetpy.base.entropy import Entropy
 from tsnetpy.base.instant import SECOND, Instant
-from tsnetpy.base.packet import PROTO_TCP, TxPacket
+from tsnetpy.base.packet import PROTO_TCP, PeerId, TxPacket
 from tsnetpy.base.stats import Drops
 from tsnetpy.nic.rx import RxPacket
 from tsnetpy.wire import ipv4, ipv6
@@ -16,6 +16,7 @@ from .addresses import SERVICES, is_martian
 from .errors import AddressNotAvailable, InvalidAddress, NoRoute
 from .icmp import IcmpError
 from .limits import StackLimits, TokenBucket
+from .paths import PathTable
 from .ports import PortAllocator
 from .sockets import Socket
 
@@ -33,23 +34,19 @@ class PathMtus:
     __slots__ = ("_table",)
 
     def __init__(self) -> None:
-        self._table: dict[IpBytes, tuple[int, Instant]] = {}
+        self._table: dict[IpBytes, tuple[int, Instant]] = {}  # the oldest word first
 
     def lookup(self, dst: IpBytes, now: Instant) -> int:
         """Return the path MTU towards *dst* if it is known to be below the tunnel's, else 0."""
         known = self._table.get(dst) if self._table else None
-        if known is None:
-            return 0
-        if known[1] <= now:
-            del self._table[dst]
-            return 0
-        return known[0]
+        return 0 if known is None or known[1] <= now else known[0]
 
     def learn(self, error: IcmpError, tunnel_mtu: int, now: Instant) -> int:
         """Take a "too big"; return the MTU to use from now on, or 0 if the report changes nothing.
 
         IPv6 paths never go below 1280 (RFC 8201 §4), and for IPv4 nothing below 576 is believed: a forged tiny MTU
-        would multiply the packets. Reports never raise the MTU.
+        would multiply the packets. Reports never raise the MTU; after ten minutes a larger one is tried again
+        (RFC 1191 §6.3, RFC 8201 §5.3).
         """
         mtu = error.mtu
         if len(error.src) == 16:
@@ -59,10 +56,33 @@ class PathMtus:
             mtu = max(mtu, ipv4.MIN_MTU)
         if mtu >= (self.lookup(error.dst, now) or tunnel_mtu):
             return 0
-        if len(self._table) >= _PMTU_ENTRIES and error.dst not in self._table:
+        self._table.pop(error.dst, None)
+        if len(self._table) >= _PMTU_ENTRIES:
             del self._table[next(iter(self._table))]
         self._table[error.dst] = (mtu, now + _PMTU_LIFETIME)
         return mtu
+
+    def next_deadline(self) -> Instant | None:
+        """Return when the oldest word is forgotten."""
+        for _, until in self._table.values():
+            return until
+        return None
+
+    def expire(self, now: Instant) -> list[IpBytes]:
+        """Forget what is too old; return where to."""
+        over: list[IpBytes] = []
+        for dst, (_, until) in self._table.items():
+            if until > now:
+                break
+            over.append(dst)
+        for dst in over:
+            del self._table[dst]
+        return over
+
+
+def _least(one: int, other: int) -> int:
+    """Return the smaller MTU, where 0 means that there is none."""
+    return min(one, other) if one and other else one or other
 
 
 @final
@@ -73,6 +93,9 @@ class Host:
         addresses: the node's own addresses; ``local`` adds Tailscale's service addresses.
         mtu: of the tunnel.
         now: the instant of the call in progress.
+        paths: what the owner of the tunnel says about the ways to peers.
+        path_mtus: what routers said about segments that are proved to be ours; TCP and datagrams go by it.
+        datagram_mtus: what they said about datagrams, for which there is less proof; only datagrams go by it.
         ready: readiness bits that nobody took yet.
         out: packets that wait for the next egress.
     """
@@ -80,9 +103,11 @@ class Host:
     __slots__ = (
         "_error_bucket",
         "_ident",
+        "_large",
         "_source4",
         "_source6",
         "addresses",
+        "datagram_mtus",
         "drops",
         "entropy",
         "limits",
@@ -91,6 +116,7 @@ class Host:
         "now",
         "out",
         "path_mtus",
+        "paths",
         "ports",
         "ready",
     )
@@ -107,7 +133,10 @@ class Host:
         self.now: Instant = 0
         self.ready: dict[Socket, int] = {}
         self.out: deque[TxPacket] = deque()
+        self.paths = PathTable()
         self.path_mtus = PathMtus()
+        self.datagram_mtus = PathMtus()
+        self._large: dict[IpBytes, int] = {}  # where large datagrams went of late, and the largest packet they made
         self.ports = PortAllocator(entropy, limits.ephemeral_first, limits.ephemeral_last)
         self._ident = entropy.u32()
         self._error_bucket = TokenBucket(limits.icmp_errors_per_second, limits.icmp_error_burst)
@@ -160,10 +189,36 @@ class Host:
             self.drops.add("tx_queue")
             return
         if tx.proto != PROTO_TCP:
-            mtu = self.path_mtus.lookup(tx.dst, self.now)
-            if mtu:
-                tx.mtu = mtu
+            dst = tx.dst
+            tx.mtu = _least(self.path_mtu(dst), self.datagram_mtus.lookup(dst, self.now))
+            v4 = len(dst) == 4
+            size = (tx.gso_size or tx.payload_len) + len(tx.header) + (20 if v4 else 40)
+            if size > (ipv4.MIN_MTU if v4 else ipv6.MIN_MTU):
+                self._note_large(dst, min(size, tx.mtu or self.mtu))
         self.out.append(tx)
+
+    def path_mtu(self, dst: IpBytes) -> int:
+        """Return the MTU of the way to *dst* if it is known to be below the tunnel's, else 0."""
+        learned = self.path_mtus.lookup(dst, self.now)
+        return _least(learned, self.paths.mtu(dst)) if self.paths.used else learned
+
+    def _note_large(self, dst: IpBytes, size: int) -> None:
+        """Remember that packets which a narrow path could refuse went to *dst*: only then is such a word plausible."""
+        if dst not in self._large and len(self._large) >= _PMTU_ENTRIES:
+            del self._large[next(iter(self._large))]
+        self._large[dst] = max(size, self._large.pop(dst, 0))
+
+    def datagram_too_big(self, error: IcmpError, now: Instant) -> None:
+        """Take a "too big" about a datagram, for what it is worth: it must be about a packet that we can have sent."""
+        if max(error.mtu, ipv4.MIN_MTU) >= self._large.get(error.dst, 0) or not self.datagram_mtus.learn(
+            error, self.mtu, now
+        ):
+            self.drops.add("icmp_ignored")
+
+    def heard_from_its_way(self, error: IcmpError, peer: PeerId) -> bool:
+        """Tell whether an ICMP error came through the peer that the flow goes by; no other can know of it."""
+        owner = self.paths.route(error.dst)
+        return owner is None or owner == peer
 
     def send_error(self, build: Callable[[RxPacket, int], TxPacket | None], rx: RxPacket, now: Instant) -> None:
         """Queue the ICMP error that *build* makes for *rx*, unless the rate is used up."""

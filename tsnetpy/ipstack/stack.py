@@ -13,7 +13,7 @@ from typing import Final, final
 from tsnetpy.base.addr import Endpoint, IpBytes
 from tsnetpy.base.entropy import Entropy
 from tsnetpy.base.instant import Instant, earliest
-from tsnetpy.base.packet import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_TSMP, PROTO_UDP, TxPacket
+from tsnetpy.base.packet import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_TSMP, PROTO_UDP, PeerId, TxPacket
 from tsnetpy.base.stats import Drops
 from tsnetpy.nic.parse import parse
 from tsnetpy.nic.rx import RxPacket
@@ -28,6 +28,7 @@ from .datagrams import Datagrams
 from .fragments import Reassembler
 from .host import Host
 from .limits import StackLimits
+from .paths import PathTable
 from .sockets import IcmpSocket, Socket, TcpListenerSocket, TcpSocket, UdpSocket
 
 _LOOP_ROUNDS: Final = 64
@@ -114,6 +115,22 @@ class Stack:
     def tcp_connections(self) -> int:
         """TCP connections of any kind that take up room: half-open, open, and in TIME-WAIT."""
         return self._tcp.count
+
+    @property
+    def paths(self) -> PathTable:
+        """What is special about the ways to peers; change it by :meth:`set_path` and :meth:`set_blocked`."""
+        return self._host.paths
+
+    def set_path(self, peer: PeerId, mtu: int, burst: int) -> None:
+        """Note what the way to *peer* takes: see :class:`.paths.Path`. Zeros: the same as any other."""
+        if self._host.paths.set(peer, mtu, burst):
+            self._tcp.peer_changed(peer)
+
+    def set_blocked(self, blocked: bool) -> None:
+        """Back-pressure: while *blocked*, TCP keeps what it has to send; late, it is sent with the latest news."""
+        self._host.paths.blocked = blocked
+        if not blocked:
+            self._tcp.release()
 
     # -- sockets -----------------------------------------------------------------------------------------------------
 
@@ -222,7 +239,11 @@ class Stack:
     def _icmp_error(self, rx: RxPacket, now: Instant) -> None:
         """Tell the flow that the error quotes; quotes of flows we do not have are ignored (RFC 5927 §4)."""
         error = icmp.parse_error(rx)
-        if error is None or error.src not in self._host.local:
+        if (
+            error is None
+            or error.src not in self._host.local
+            or not (rx.peer == LOOPBACK_PEER or self._host.heard_from_its_way(error, rx.peer))
+        ):
             self.drops.add("icmp_ignored")
         elif error.proto == PROTO_TCP:
             self._tcp.flow_error(error, now)
@@ -293,7 +314,8 @@ class Stack:
         """Return when :meth:`handle_deadline` is due; at once while something waits to be sent."""
         if self.pending:
             return self._host.now
-        deadline = self._tcp.next_deadline()
+        host = self._host
+        deadline = earliest(self._tcp.next_deadline(), host.path_mtus.next_deadline())
         if len(self._reassembler):
             return earliest(deadline, self._reassembler.next_deadline())
         return deadline
@@ -302,6 +324,9 @@ class Stack:
         """Run the timers that are due; then call :meth:`egress`."""
         self._host.now = now
         self._tcp.handle_deadline(now)
+        for dst in self._host.path_mtus.expire(now):
+            self._tcp.path_changed(dst)
+        self._host.datagram_mtus.expire(now)
         if len(self._reassembler):
             for first in self._reassembler.expire(now):
                 self._host.send_error(icmp.reassembly_timeout, first, now)

@@ -274,15 +274,15 @@ class Connection:
 
     # -- network conditions ------------------------------------------------------------------------------------------
 
-    def mtu_changed(self, mss: int) -> None:
-        """Use *mss* (before options) from now on; what is in flight and too big is sent again in smaller packets."""
+    def mtu_changed(self, mss: int, lost: bool = True) -> None:
+        """Use *mss* (before options) from now on; with *lost*, what is in flight and too big is sent again."""
         tcb = self.tcb
         before = tcb.mss
         tcb.limit_mss(mss)
         if tcb.mss == before or tcb.state in HANDSHAKE:
             return
         self._sender.on_mss()
-        if tcb.mss < before and tcb.snd_nxt > tcb.snd_una:
+        if lost and tcb.mss < before and tcb.snd_nxt > tcb.snd_una:
             self._sender.recovery.on_mtu_shrunk()
 
     def icmp_error(self, hard: bool, reason: str) -> None:
