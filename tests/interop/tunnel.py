@@ -1,7 +1,7 @@
 """Small programs at both ends of a WireGuard tunnel: ``tunnel.py MODE ...``, one line of JSON at the end.
 
-``fetch``, ``send`` and ``ping`` run a node of ours from a wg-quick file; ``crowd`` and ``ask`` are clients and ``echo``
-and ``dns`` servers on ordinary sockets.
+``fetch``, ``send``, ``ping`` and ``steady`` run a node of ours from a wg-quick file; ``crowd``, ``ask`` and ``mirror``
+are clients and ``echo`` and ``dns`` servers on ordinary sockets.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import anyio
+from anyio.abc import ByteStream
 
 from tsnetpy.base.addr import format_ip, parse_ip
 from tsnetpy.dns import MagicHost, MagicTable, answer
@@ -104,6 +105,79 @@ async def ping(file: str, *hosts: str) -> None:
         say(ms=found, addresses=[format_ip(ip) for ip in node.addresses])
 
 
+async def _flow(stream: ByteStream, seconds: float) -> dict[str, object]:
+    """Send 8 KiB twenty times a second while the other end does the same; return sums, and the longest silence."""
+    sent, received = hashlib.sha256(), hashlib.sha256()
+    count = got = 0
+    longest = 0.0
+    began = time.monotonic()
+
+    async def send_all() -> None:
+        nonlocal count
+        while (elapsed := time.monotonic() - began) < seconds:
+            piece = count.to_bytes(8, "big") * 1024  # no two pieces are equal
+            sent.update(piece)
+            await stream.send(piece)
+            count += 1
+            await anyio.sleep(max(0.0, count / 20 - elapsed))
+        await stream.send_eof()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(send_all)
+        while True:
+            waited = time.monotonic()
+            try:
+                data = await stream.receive(CHUNK)
+            except anyio.EndOfStream:
+                break
+            longest = max(longest, time.monotonic() - waited)
+            got += len(data)
+            received.update(data)
+    return {"sent": sent.hexdigest(), "received": received.hexdigest(), "bytes": got, "longest_gap": longest}
+
+
+async def steady(file: str, host: str, port: str, seconds: str) -> None:
+    """Exchange data with *host* for so long (``listen`` for *host*: with who calls), and watch for new handshakes."""
+    handshakes: list[float] = []
+    async with WireGuardNode.from_file(file) as node, anyio.create_task_group() as group:
+        listener = await node.create_tcp_listener(int(port)) if host == "listen" else None
+        say(event="ready")
+        began = time.monotonic()
+
+        async def watch() -> None:
+            while True:
+                age = node.status().peers[0].handshake_age_ns
+                if age is not None:
+                    at = time.monotonic() - began - age / 1e9
+                    if not handshakes or at > handshakes[-1] + 1:
+                        handshakes.append(at)
+                await anyio.sleep(0.5)
+
+        group.start_soon(watch)
+        stream = await listener.accept() if listener is not None else await node.connect_tcp(host, int(port))
+        async with stream:
+            result = await _flow(stream, float(seconds))
+        group.cancel_scope.cancel()
+        drops = dict(node.status().drops)
+    say(**result, handshakes=handshakes, drops=drops)
+
+
+async def mirror(host: str, port: str, seconds: str) -> None:
+    """Be the other end of :func:`steady`, on ordinary sockets (``listen`` for *host*: wait for the call)."""
+
+    async def serve(stream: ByteStream) -> None:
+        async with stream:
+            say(**await _flow(stream, float(seconds)))
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        if host == "listen":
+            listener = await anyio.create_tcp_listener(local_host="::", local_port=int(port))
+            say(event="ready")
+            await listener.serve(serve)
+        await serve(await anyio.connect_tcp(host, int(port)))
+
+
 async def crowd(host: str, port: str, path: str, count: str) -> None:
     """Open *count* connections, and only when all are open use each; return how many distinct bodies came."""
     started = time.monotonic()
@@ -170,6 +244,8 @@ if __name__ == "__main__":
         "fetch": fetch,
         "send": send,
         "ping": ping,
+        "steady": steady,
+        "mirror": mirror,
         "crowd": crowd,
         "ask": ask,
         "echo": echo,
