@@ -20,6 +20,7 @@ from tsnetpy.derp.regions import DerpMap
 from tsnetpy.disco.box import DiscoBox
 from tsnetpy.disco.endpoints import ENDPOINT_STUN
 from tsnetpy.disco.messages import Ping
+from tsnetpy.magicsock.underlay import RELAY_BURST
 from tsnetpy.runtime.udp import UdpPort
 
 pytestmark = [pytest.mark.anyio, pytest.mark.loopback]
@@ -36,7 +37,10 @@ async def test_two_nodes_meet_by_derp_and_go_direct() -> None:
             b.configure(derp_map, a, endpoints=False)
             await wait_home(a, b)
             await wait_connected(relay, a, b)
+            bursts: list[tuple[bytes, int]] = []
+            a.sock.on_burst = lambda peer, burst: bursts.append((peer, burst))
             a.send(b, b"first")
+            assert bursts == [(b.public, RELAY_BURST)]  # a relay drops what comes in large bursts
             await b.wait_received(1)
             assert text_of(b.received[0][0]) == b"first"
             assert b.received[0][1] == ("derp", REGION, a.public)
@@ -49,6 +53,7 @@ async def test_two_nodes_meet_by_derp_and_go_direct() -> None:
             a.send(b, b"direct", 20)
             await b.wait_received(20)
             assert {path for _, path in b.received} == {("udp", *a.loopback)}
+            assert bursts[1:] == [(b.public, 0)]
             status = a.sock.peer_status(b.public)
             assert status is not None
             assert (status.cur_addr, status.relay, status.active) == (b.loopback, REGION, True)

@@ -10,10 +10,11 @@ from anyio.abc import SocketAttribute
 from tests.wireguard.kit import IPS, IPS6, KEYS, PUBLIC, config, pair, peer
 from tsnetpy.base.addr import Endpoint, parse_ip, parse_prefix
 from tsnetpy.base.errors import ConfigError, DialError
-from tsnetpy.base.packet import TxBatch
+from tsnetpy.base.packet import Buffer, TxBatch
 from tsnetpy.dns import MagicHost, MagicTable, MessageFramer, answer, frame_message
 from tsnetpy.netstack.tcp import TcpListener, TcpStream
 from tsnetpy.netstack.udp import UdpSocket
+from tsnetpy.runtime.udp import UdpSocket as HostSocket
 from tsnetpy.runtime.underlay import UnderlayConfig, UnderlayPeer
 from tsnetpy.testing.entropy import SeededEntropy
 from tsnetpy.wg import Device
@@ -250,6 +251,42 @@ async def test_handshakes_without_an_answer_go_round_the_addresses_of_a_name() -
             group.cancel_scope.cancel()
     for sock in ports:
         await sock.aclose()
+
+
+def is_blocked(node: WireGuardNode) -> bool:
+    return node._dataplane.stack.paths.blocked
+
+
+async def test_a_full_kernel_buffer_holds_tcp_back_instead_of_losing(monkeypatch: pytest.MonkeyPatch) -> None:
+    full: list[Endpoint] = []  # where nothing can be sent now
+    send = HostSocket._send
+
+    def full_or_not(self: HostSocket, data: Buffer, size: int, to: Endpoint) -> int:
+        if to in full:
+            self._pending.push((data, size, to))
+            return 0
+        return send(self, data, size, to)
+
+    async def writable(self: HostSocket) -> None:
+        while full:  # noqa: ASYNC110 - a list has no event
+            await anyio.sleep(0.01)
+
+    monkeypatch.setattr(HostSocket, "_send", full_or_not)
+    monkeypatch.setattr(HostSocket, "wait_writable", writable)
+    with anyio.fail_after(20):
+        async with pair() as (a, b), anyio.create_task_group() as group:
+            group.start_soon(echo, await b.create_tcp_listener(80))
+            async with await a.connect_tcp(IPS[1], 80) as stream:
+                await exchange(stream, b"one")
+                full.append(Endpoint(parse_ip("127.0.0.1"), b.status().listen_port))
+                async with anyio.create_task_group() as busy:
+                    busy.start_soon(exchange, stream, b"two" * 300_000)
+                    await anyio.sleep(0.2)
+                    assert is_blocked(a)
+                    full.clear()
+                assert not is_blocked(a)
+            assert a._underlay.counters().get("udp_queue_full", 0) == 0
+            group.cancel_scope.cancel()
 
 
 async def test_what_the_underlay_cannot_send_is_counted() -> None:

@@ -57,6 +57,8 @@ PING_RETRY: Final = SECOND
 MAX_PINGS_WAITING: Final = 256
 HELD_BATCHES: Final = 4
 HELD_TIME: Final = 5 * SECOND
+RELAY_BURST: Final = 16
+"""Datagrams for one peer that a relay is given back to back: its queue holds 32, and drops from the head."""
 
 # The host says that this address is out right now: no route, or a local firewall.
 _UNREACHABLE: Final = frozenset(
@@ -91,6 +93,8 @@ class MagicSock:
     Attributes:
         drops: lost datagrams by reason (see also :meth:`counters`).
         derp: the relay connections.
+        on_burst: told when the way to a peer changes: how many datagrams may go back to back, 0 for no limit.
+        on_blocked: told when the kernel takes no more (True), and when everything kept meanwhile has left (False).
     """
 
     def __init__(
@@ -127,6 +131,10 @@ class MagicSock:
         self._held: dict[PeerId, Ring[tuple[TxBatch, Instant]]] = {}  # waiting for a first path
         self._interface_ips: list[bytes] = []
         self._last_active: Instant | None = None
+        self._relayed: set[PeerId] = set()
+        self._blocked = False
+        self.on_burst: Callable[[PeerId, int], None] | None = None
+        self.on_blocked: Callable[[bool], None] | None = None
         self.derp = DerpPool(self._entropy, self)
 
     # -- PathUnderlay -------------------------------------------------------------------------------------------
@@ -175,6 +183,8 @@ class MagicSock:
             self.drops.add("no_peer", batch.count)
             return
         endpoint, region = route
+        if (endpoint is None) != (peer in self._relayed):
+            self._note_relayed(peer, endpoint is None)
         if endpoint is not None and not self._send_udp(port, peer, endpoint, batch) and not region:
             # Refused by the host: this batch goes by the relay right away instead of being lost.
             state = self._paths.peers.get(peer)
@@ -367,6 +377,7 @@ class MagicSock:
         for number, region in config.derp_map.regions.items():
             if region.derp_nodes() and region != self._derp_map.regions.get(number):
                 self._paths.derp_opened(number)
+        self._relayed.intersection_update(self._paths.peers)
         self._derp_map = config.derp_map
         self.derp.configure(config.node_private, config.derp_map)
         if map_changed:
@@ -380,11 +391,23 @@ class MagicSock:
         if not code:
             sock = port.v4 if len(endpoint.ip) == 4 else port.v6
             if sock is not None and sock.has_pending:
+                self._note_blocked(True)
                 self._flush.kick()
             return True
         if code in _UNREACHABLE:
             self._paths.note_unreachable(peer, endpoint)
         return False
+
+    def _note_relayed(self, peer: PeerId, relayed: bool) -> None:
+        (self._relayed.add if relayed else self._relayed.discard)(peer)
+        if self.on_burst is not None:
+            self.on_burst(peer, RELAY_BURST if relayed else 0)
+
+    def _note_blocked(self, blocked: bool) -> None:
+        if blocked != self._blocked:
+            self._blocked = blocked
+            if self.on_blocked is not None:
+                self.on_blocked(blocked)
 
     def _settle(self, now: Instant) -> None:
         """After every call into the paths: events, then messages to send, then the timer."""
@@ -511,6 +534,7 @@ class MagicSock:
                 while sock.has_pending:
                     await sock.wait_writable()
                     sock.flush()
+            self._note_blocked(False)
 
     async def _run_stun(self, stun: StunProber) -> None:
         self._publish()  # interface addresses at once; what STUN adds comes when it is known

@@ -14,7 +14,7 @@ from anyio.abc import TaskStatus
 
 from tsnetpy.base.addr import IpBytes
 from tsnetpy.base.instant import SECOND, Instant
-from tsnetpy.base.packet import Buffer
+from tsnetpy.base.packet import Buffer, PeerId
 from tsnetpy.dataplane import DataPlane, DataPlaneConfig
 from tsnetpy.ipstack import Socket, TcpSocket
 from tsnetpy.runtime.clock import loop_clock, monotonic_ns, wall_ns
@@ -223,6 +223,16 @@ class Pump:
         now = self.now()
         self.dataplane.configure(config, now)
         self.turn(now)
+
+    def set_burst(self, peer: PeerId, burst: int) -> None:
+        """Take from the underlay how many datagrams may go to *peer* back to back (0: no limit)."""
+        self.dataplane.set_path(peer, burst=burst)
+
+    def set_blocked(self, blocked: bool) -> None:
+        """Take from the underlay that the kernel takes no more, or again: TCP waits meanwhile instead of losing."""
+        self.dataplane.set_blocked(blocked)
+        if not blocked:
+            self.turn(self._clock())
 
     def kick(self) -> None:
         """Run a turn now: send what application calls left pending, wake who became ready."""

@@ -96,6 +96,9 @@ class Wiring:
         self.dataplane = DataPlane(self.entropy)
         self.pump = Pump(self.dataplane, self.underlay, sink=self._on_event)
         self.pump.identify = self._identify
+        if isinstance(self.underlay, MagicSock):
+            self.underlay.on_burst = self.pump.set_burst
+            self.underlay.on_blocked = self.pump.set_blocked
         self.dialer = Dialer(accept_routes=config.accept_routes)
         hostinfo = default_hostinfo(config.hostname, version=VERSION, entropy=self.entropy, tags=config.tags)
         hostinfo = msgspec.structs.replace(hostinfo, ssh_host_keys=config.ssh_host_keys, shields_up=config.shields_up)

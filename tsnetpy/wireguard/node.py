@@ -117,6 +117,7 @@ class WireGuardNode(AsyncContextManagerMixin):
         )
         self._dataplane = DataPlane(entropy)
         self._pump = Pump(self._dataplane, self._underlay, sink=self._on_event)
+        self._underlay.on_blocked = self._pump.set_blocked
         self._resolver = TunnelResolver(
             self._pump, config.dns_servers, config.search_domains, config.addresses, entropy
         )

@@ -124,6 +124,7 @@ class WireGuardUnderlay:
 
     Attributes:
         drops: lost datagrams by reason (see also :meth:`counters`).
+        on_blocked: told when the kernel takes no more (True), and when everything kept meanwhile has left (False).
     """
 
     def __init__(
@@ -143,6 +144,8 @@ class WireGuardUnderlay:
         self._bound: _Binding | None = None
         self._tasks: TaskGroup | None = None
         self._deliver: Deliver | None = None
+        self._blocked = False
+        self.on_blocked: Callable[[bool], None] | None = None
 
     # -- Underlay ----------------------------------------------------------------------------------------------------
 
@@ -270,12 +273,14 @@ class WireGuardUnderlay:
                     group.start_soon(self._run_flusher, bound)
         finally:
             bound.port.close()
+            self._note_blocked(False)  # what the closed port had kept is gone
 
     def _send(self, to: Endpoint, data: Buffer, segment_size: int) -> None:
         bound = self._bound
         if bound is not None:
             bound.port.send(data, segment_size, to)  # a refusal of the host is counted in the socket's drops
             if any(sock.has_pending for sock in bound.port.sockets):
+                self._note_blocked(True)
                 bound.flush.kick()
 
     def _release(self, path: _PeerPath) -> None:
@@ -333,6 +338,13 @@ class WireGuardUnderlay:
                 while sock.has_pending:
                     await sock.wait_writable()
                     sock.flush()
+            self._note_blocked(False)
+
+    def _note_blocked(self, blocked: bool) -> None:
+        if blocked != self._blocked:
+            self._blocked = blocked
+            if self.on_blocked is not None:
+                self.on_blocked(blocked)
 
 
 def _endpoint_of(path: object) -> Endpoint | None:
