@@ -8,8 +8,10 @@ from anyio import BusyResourceError, ClosedResourceError
 from anyio.abc import SocketAttribute
 
 from tests.netstack.kit import BLOCKED_PORT, pair
+from tsnetpy.base.addr import Endpoint
 from tsnetpy.base.errors import DialError
 from tsnetpy.netstack import udp
+from tsnetpy.nic.taps import PcapTap
 
 pytestmark = pytest.mark.anyio
 
@@ -86,3 +88,80 @@ async def test_closed_and_busy() -> None:
         with pytest.raises(ClosedResourceError):
             await socket.sendto(b"", "100.64.0.2", 1)
         await udp.bind(net.a.pump, 4000).aclose()  # the port is free again
+
+
+async def test_a_connected_socket_talks_to_one_end_and_is_told_when_nobody_is_there() -> None:
+    async with pair() as net:
+        server = udp.bind(net.b.pump, 5353)
+        stranger = udp.bind(net.b.pump, 9999)
+        client = udp.connect(net.a.pump, net.b.at(5353))
+        await client.send(b"ping")
+        data, address = await server.receive()
+        assert data == b"ping"
+        await stranger.sendto(b"not for you", *address)
+        await server.sendto(b"pong", *address)
+        assert await client.receive() == b"pong"
+        assert client.extra(SocketAttribute.remote_address) == ("100.64.0.2", 5353)
+        assert client.extra(SocketAttribute.remote_port) == 5353
+        assert client.extra(SocketAttribute.local_port) == address[1] == client.local.port
+        assert client.remote == net.b.at(5353)
+        await server.aclose()
+        for call in (client.receive, lambda: client.send(b"again")):
+            await client.send(b"anybody?")
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(DialError) as caught:
+                await call()
+            assert caught.value.errno == errno.ECONNREFUSED
+        await client.aclose()
+        with pytest.raises(ClosedResourceError):
+            await client.send(b"x")
+
+
+async def test_ends_that_cannot_be_connected_to() -> None:
+    async with pair() as net:
+        for remote, number in ((Endpoint(bytes((224, 0, 0, 1)), 1), errno.EINVAL), (net.b.at(0), errno.EINVAL)):
+            with pytest.raises(DialError) as caught:
+                udp.connect(net.a.pump, remote)
+            assert caught.value.errno == number
+        assert net.a.pump.stack.udp_bind(32768) is not None  # nothing is left bound
+
+
+async def test_an_answer_leaves_from_where_the_question_went() -> None:
+    async with pair() as net:
+        server = udp.bind(net.b.pump, 5353)
+        client = udp.bind(net.a.pump)
+        await client.sendto(b"ping", "fd7a:115c:a1e0::2", 5353)
+        found = await server.receive_datagram()
+        assert found.local_address == "fd7a:115c:a1e0::2"
+        await server.sendto(b"pong", *found.remote, source=found.local_address)
+        assert await client.receive() == (b"pong", ("fd7a:115c:a1e0::2", 5353))
+        for source, number in (("fd7a:115c:a1e0::9", errno.EADDRNOTAVAIL), ("100.64.0.2", errno.EINVAL)):
+            with pytest.raises(DialError) as caught:
+                await server.sendto(b"pong", *found.remote, source=source)
+            assert caught.value.errno == number
+
+
+async def test_many_datagrams_in_one_call() -> None:
+    async with pair() as net:
+        server = udp.bind(net.b.pump, 5353)
+        client = udp.connect(net.a.pump, net.b.at(5353))
+        await client.send(bytes(range(250)) * 40, segment=1000)
+        assert [len((await server.receive())[0]) for _ in range(10)] == [1000] * 10
+        with pytest.raises(DialError) as caught:
+            await client.send(bytes(5000), segment=1300)
+        assert caught.value.errno == errno.EMSGSIZE
+
+
+async def test_header_fields_of_datagrams() -> None:
+    async with pair() as net:
+        tap = PcapTap()
+        net.a.pump.dataplane.nic.add_tap(tap)
+        client = udp.connect(net.a.pump, net.b.at(9))
+        client.set_options(hop_limit=9, traffic_class=0xBB)
+        await client.send(b"x")
+        packet = tap.take()[24 + 16 :]
+        assert (packet[8], packet[1]) == (9, 0xB8)
+        for bad in ({"hop_limit": 0}, {"traffic_class": 256}):
+            with pytest.raises(DialError) as caught:
+                client.set_options(**bad)
+            assert caught.value.errno == errno.EINVAL

@@ -76,6 +76,9 @@ async def test_udp_ping_and_path() -> None:
                 assert (found.data, found.peer.node.short_name) == (b"ping", "alpha")
                 await server.sendto(b"pong", *found.remote)
                 assert (await client.receive())[0] == b"pong"
+                async with await alpha.create_connected_udp_socket("beta", 5353) as connected:
+                    await connected.send(b"again")
+                    assert (await server.receive())[0] == b"again"
             assert (await alpha.ping("beta")).name == beta.name
             disco = await alpha.ping("beta", kind="disco")
             assert disco.via in ("direct", "derp")

@@ -55,6 +55,11 @@ async def test_tcp_udp_and_ping(family: list[str]) -> None:
             data, source = await theirs.receive()
             await theirs.sendto(data, *source)
             assert (await ours.receive())[0] == b"datagram"
+            async with await a.create_connected_udp_socket(family[1], 54) as nobody:
+                await nobody.send(b"anybody?")
+                with pytest.raises(DialError) as caught:
+                    await nobody.receive()
+                assert caught.value.errno == errno.ECONNREFUSED
             assert await a.ping(family[1]) > 0
             assert await b.ping(family[0]) > 0
             status = b.status()

@@ -45,6 +45,14 @@ class Datagrams:
         self._udp[where, port] = socket
         return socket
 
+    def udp_connect(self, remote: Endpoint, local: Endpoint | None) -> UdpSocket:
+        """Bind, and connect; see :meth:`.stack.Stack.udp_connect`."""
+        check_port(remote.port, zero=False)
+        self._host.pick_source(remote.ip, local.ip if local is not None else ANY)
+        socket = self.udp_bind(local.port, local.ip) if local is not None else self.udp_bind()
+        socket.connect(remote)
+        return socket
+
     def icmp_bind(self) -> IcmpSocket:
         """Return a socket for echo requests, with an identifier of its own.
 

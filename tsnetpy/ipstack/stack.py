@@ -165,6 +165,16 @@ class Stack:
         """
         return self._datagrams.udp_bind(port, ip)
 
+    def udp_connect(self, remote: Endpoint, local: Endpoint | None = None) -> UdpSocket:
+        """Bind to *local* (default: a free port of all our addresses) and talk to *remote* only.
+
+        ICMP errors about *remote* reach this socket: :meth:`.sockets.UdpSocket.take_error`.
+
+        Raises:
+            InvalidPort, InvalidAddress, NoRoute, AddressNotAvailable, AddressInUse: see the classes.
+        """
+        return self._datagrams.udp_connect(remote, local)
+
     def icmp_bind(self) -> IcmpSocket:
         """Return a socket for echo requests, with an identifier of its own.
 

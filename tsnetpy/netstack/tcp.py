@@ -14,6 +14,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if
 
 from tsnetpy.base.addr import Endpoint, IpBytes, format_ip
 from tsnetpy.base.errors import LocalProtocolError
+from tsnetpy.base.instant import SECOND
 from tsnetpy.ipstack import TcpListenerSocket, TcpSocket
 from tsnetpy.runtime.loop import Wakeup
 from tsnetpy.tcp import State
@@ -242,6 +243,57 @@ class TcpStream(ByteStream):
             self._socket.abort(now)
             self._pump.flush(now)
             self.on_ready(CLOSED)
+
+    def set_options(
+        self,
+        *,
+        nodelay: bool | None = None,
+        cork: bool | None = None,
+        keepalive_s: float | None = None,
+        keepalive_interval_s: float = 15.0,
+        keepalive_probes: int = 4,
+        user_timeout_s: float | None = None,
+        hop_limit: int | None = None,
+        traffic_class: int | None = None,
+    ) -> None:
+        """Change what ``setsockopt`` would change on the operating system's sockets; ``None`` leaves an option alone.
+
+        Args:
+            nodelay: False lets small writes wait for each other while data is in flight (Nagle's algorithm; off at
+                first).
+            cork: True sends full packets only, until it is False again; less than one waits 200 ms at most.
+            keepalive_s: probe a silent peer after so many seconds; 0 for never.
+            keepalive_interval_s: seconds between probes.
+            keepalive_probes: unanswered ones until the stream is broken (``ETIMEDOUT``).
+            user_timeout_s: break the stream when nothing was acknowledged for so long; 0 for never.
+            hop_limit: of the packets sent, 1-255 (IPv4: time to live).
+            traffic_class: a DSCP << 2; the two ECN bits are not the application's and stay 0.
+
+        Raises:
+            ClosedResourceError: this stream was closed here.
+            DialError: a value that the option cannot have (``EINVAL``).
+        """
+        if self._closed or self._pump.stopped:
+            raise ClosedResourceError
+        socket = self._socket
+        now = self._pump.now()
+        try:
+            if nodelay is not None:
+                socket.set_nodelay(nodelay)
+            if cork is not None:
+                socket.set_cork(cork)
+            if keepalive_s is not None:
+                interval = round(keepalive_interval_s * SECOND)
+                socket.set_keepalive(round(keepalive_s * SECOND), interval, keepalive_probes, now)
+            if user_timeout_s is not None:
+                socket.set_user_timeout(round(user_timeout_s * SECOND))
+            if hop_limit is not None:
+                socket.hop_limit = hop_limit
+            if traffic_class is not None:
+                socket.traffic_class = traffic_class
+        except LocalProtocolError as failure:
+            raise from_local_error(failure, "socket option") from failure
+        self._pump.flush(now)
 
     @property
     def local(self) -> Endpoint:

@@ -15,7 +15,7 @@ from tsnetpy.ipstack import UdpSocket as StackUdpSocket
 from tsnetpy.runtime.loop import Wakeup
 
 from .attributes import WhoIs
-from .errors import from_local_error
+from .errors import bind_address, dial_error, from_local_error
 from .pump import Pump
 
 UdpPacket = tuple[bytes, tuple[str, int]]
@@ -86,19 +86,49 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
         data, (host, port) = item
         await self.sendto(data, host, port)
 
-    async def sendto(self, data: bytes, host: str, port: int) -> None:
-        """Send *data* to *port* of *host*; see :meth:`send`."""
+    async def sendto(self, data: bytes, host: str, port: int, *, source: str | None = None, segment: int = 0) -> None:
+        """Send *data* to *port* of *host*; see :meth:`send`.
+
+        Args:
+            data: the datagram.
+            host: an address, or a name if the socket knows any.
+            port: where to.
+            source: which of our addresses to send from; a server on all of them answers from where it was asked
+                (:attr:`Datagram.local_address`).
+            segment: if not 0, send *data* as several datagrams of so many bytes; the last may be shorter.
+        """
         await checkpoint_if_cancelled()
-        if self._closed:
+        await self._send(data, Endpoint(self._resolve(host), port), bind_address(source), segment)
+
+    async def _send(self, data: bytes, remote: Endpoint, source: IpBytes | None, segment: int) -> None:
+        if self._closed or self._pump.stopped:
             raise ClosedResourceError
-        remote = Endpoint(self._resolve(host), port)
+        self._raise_error(remote)
         now = self._pump.now()
         try:
-            self._socket.send_to(data, remote, now)
+            self._socket.send_to(data, remote, now, source, segment)
         except LocalProtocolError as failure:
             raise from_local_error(failure, remote) from failure
         self._pump.flush(now)
         await cancel_shielded_checkpoint()
+
+    def _raise_error(self, remote: Endpoint | None) -> None:
+        """Raise what an ICMP error said about the connected end, once."""
+        reason = self._socket.take_error()
+        if reason is not None and remote is not None:
+            raise dial_error(reason, remote)
+
+    def set_options(self, *, hop_limit: int | None = None, traffic_class: int | None = None) -> None:
+        """Choose fields of the IP headers of what is sent.
+
+        Args:
+            hop_limit: 1-255 (IPv4: time to live).
+            traffic_class: a DSCP << 2; the two ECN bits are not the application's and stay 0.
+
+        Raises:
+            DialError: a number that the field cannot have (``EINVAL``).
+        """
+        _set_fields(self._socket, hop_limit, traffic_class)
 
     async def aclose(self) -> None:
         """Close the socket; datagrams that wait are dropped."""
@@ -133,6 +163,7 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
             while True:
                 if self._closed or self._pump.stopped:
                     raise ClosedResourceError
+                self._raise_error(self._socket.remote)
                 found = self._socket.recv_from()
                 if found is not None:
                     if not waited:
@@ -144,6 +175,87 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
         finally:
             self._receiving = False
             self._event = None
+
+
+@final
+class ConnectedUdpSocket(UnreliableObjectStream[bytes]):
+    """A UDP socket that talks to one end only, and hears of it when that end cannot be reached.
+
+    ``send()`` and ``receive()`` raise ``DialError`` with the errno that the operating system's sockets would give:
+    after a datagram to a port where nobody listens the next call says ``ECONNREFUSED``.
+    """
+
+    __slots__ = ("_remote", "_socket")
+
+    def __init__(self, socket: UdpSocket, remote: Endpoint) -> None:
+        self._socket = socket
+        self._remote = remote
+
+    async def receive(self) -> bytes:
+        """Return the next datagram of the other end.
+
+        Raises:
+            DialError: a router, or the other end, says that there is nobody (``ECONNREFUSED``, ``EHOSTUNREACH``).
+            ClosedResourceError: the socket was closed.
+            BusyResourceError: another task is receiving.
+        """
+        return (await self._socket.receive())[0]
+
+    async def send(self, item: bytes, *, segment: int = 0) -> None:
+        """Send a datagram, or several of *segment* bytes each; raises like :meth:`receive`, or ``EMSGSIZE``."""
+        await checkpoint_if_cancelled()
+        await self._socket._send(item, self._remote, None, segment)
+
+    def set_options(self, *, hop_limit: int | None = None, traffic_class: int | None = None) -> None:
+        """See :meth:`UdpSocket.set_options`."""
+        self._socket.set_options(hop_limit=hop_limit, traffic_class=traffic_class)
+
+    async def aclose(self) -> None:
+        """Close the socket; datagrams that wait are dropped."""
+        await self._socket.aclose()
+
+    @property
+    def local(self) -> Endpoint:
+        """The port bound to; the address is empty for "each of our own"."""
+        return self._socket.local
+
+    @property
+    def remote(self) -> Endpoint:
+        """The other end: raw address and port."""
+        return self._remote
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """``SocketAttribute.local_address``, ``local_port``, ``remote_address`` and ``remote_port``."""
+        remote = (format_ip(self._remote.ip), self._remote.port)
+        return {
+            **self._socket.extra_attributes,
+            SocketAttribute.remote_address: lambda: remote,
+            SocketAttribute.remote_port: lambda: remote[1],
+        }
+
+
+def connect(pump: Pump, remote: Endpoint) -> ConnectedUdpSocket:
+    """Return a socket on a free port that talks to *remote* only.
+
+    Raises:
+        DialError: *remote* cannot be talked to (``EINVAL``), or we have no address of its family (``ENETUNREACH``).
+    """
+    try:
+        inner = pump.stack.udp_connect(remote)
+    except LocalProtocolError as failure:
+        raise from_local_error(failure, remote) from failure
+    return ConnectedUdpSocket(UdpSocket(pump, inner), remote)
+
+
+def _set_fields(socket: StackUdpSocket, hop_limit: int | None, traffic_class: int | None) -> None:
+    try:
+        if hop_limit is not None:
+            socket.hop_limit = hop_limit
+        if traffic_class is not None:
+            socket.traffic_class = traffic_class
+    except LocalProtocolError as failure:
+        raise from_local_error(failure, "socket option") from failure
 
 
 def bind(

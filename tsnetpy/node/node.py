@@ -21,7 +21,7 @@ from tsnetpy.netstack import icmp, tcp, udp
 from tsnetpy.netstack.attributes import WhoIs
 from tsnetpy.netstack.errors import bind_address
 from tsnetpy.netstack.tcp import TcpListener, TcpStream
-from tsnetpy.netstack.udp import UdpSocket
+from tsnetpy.netstack.udp import ConnectedUdpSocket, UdpSocket
 from tsnetpy.runtime.supervise import single_failure
 from tsnetpy.runtime.tls import Verify
 from tsnetpy.runtime.underlay import PathUnderlay
@@ -205,6 +205,17 @@ class Node(AsyncContextManagerMixin):
         """Bind a UDP socket; arguments and errors as for :meth:`create_tcp_listener`. It can send to names, too."""
         parts = self._running
         socket = udp.bind(parts.pump, port, ip=bind_address(host), resolve=parts.dialer.route)
+        await anyio.lowlevel.checkpoint()
+        return socket
+
+    async def create_connected_udp_socket(self, host: str, port: int) -> ConnectedUdpSocket:
+        """Return a UDP socket that talks to *port* of *host* only, and hears of it when nobody is there.
+
+        Raises:
+            DialError: the name does not resolve, or there is no way to its address.
+        """
+        parts = self._running
+        socket = udp.connect(parts.pump, Endpoint(parts.dialer.route(host), port))
         await anyio.lowlevel.checkpoint()
         return socket
 

@@ -30,7 +30,7 @@ from tsnetpy.netstack import icmp, tcp, udp
 from tsnetpy.netstack.errors import bind_address
 from tsnetpy.netstack.pump import Pump
 from tsnetpy.netstack.tcp import TcpListener, TcpStream
-from tsnetpy.netstack.udp import UdpSocket
+from tsnetpy.netstack.udp import ConnectedUdpSocket, UdpSocket
 from tsnetpy.runtime.supervise import single_failure
 from tsnetpy.runtime.underlay import UnderlayConfig, UnderlayPeer
 
@@ -219,6 +219,17 @@ class WireGuardNode(AsyncContextManagerMixin):
         It sends to addresses, and to names that :meth:`resolve` has found lately.
         """
         socket = udp.bind(self._running_pump, port, ip=bind_address(host), resolve=socket_resolver(self._resolver))
+        await anyio.lowlevel.checkpoint()
+        return socket
+
+    async def create_connected_udp_socket(self, host: str, port: int) -> ConnectedUdpSocket:
+        """Return a UDP socket that talks to *port* of *host* only, and hears of it when nobody is there.
+
+        Raises:
+            DialError: the name does not resolve, or there is no way to its address.
+        """
+        pump = self._running_pump
+        socket = udp.connect(pump, Endpoint((await self._routes(host))[0], port))
         await anyio.lowlevel.checkpoint()
         return socket
 
