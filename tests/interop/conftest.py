@@ -4,7 +4,9 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.interop import wireguard_lab
 from tests.interop.lab import Lab, missing, running_lab
+from tests.interop.wireguard_long import LongRun, long_runs
 
 ROWS: list[tuple[str, str, str]] = []
 
@@ -16,6 +18,21 @@ def lab() -> Iterator[Lab]:
         pytest.skip(reason)
     with running_lab() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def transfers(request: pytest.FixtureRequest) -> Iterator[dict[str, LongRun]]:
+    """The long transfers, if a test of this session wants to see how they end."""
+    reason = wireguard_lab.missing()
+    if reason:
+        pytest.skip(reason)
+    if any(
+        "transfers" in getattr(item, "fixturenames", ()) and "rekey" in item.nodeid for item in request.session.items
+    ):
+        with long_runs() as made:
+            yield made
+    else:
+        yield {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

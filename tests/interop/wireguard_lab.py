@@ -238,16 +238,17 @@ class Tunnel(Lab):
         return str(path)
 
     @contextlib.contextmanager
-    def ours(self, *arguments: str, endpoint: str = f"{K4}:{PORT}") -> Iterator[Process]:
-        """Run ``python -m tsnetpy wg`` as the plain user, with every kind of forward."""
-        file = self.file(endpoint, interface="DNS = 10.9.0.1, lab.example", peer="PersistentKeepalive = 25")
+    def ours(self, *, endpoint: str = f"{K4}:{PORT}", port: int = 0) -> Iterator[Process]:
+        """Run ``python -m tsnetpy wg`` as the plain user, with every kind of forward; UDP *port* 0 means any."""
+        interface = "DNS = 10.9.0.1, lab.example" + (f"\nListenPort = {port}" if port else "")
+        file = self.file(endpoint, interface=interface, peer="PersistentKeepalive = 25")
         forwards = [
             *("--forward", f"8080:{K_IN[0]}:80", "--forward", f"[::1]:8086:[{K_IN[1]}]:80"),
             *("--forward", "8081:web:80", "--reverse", "80:127.0.0.1:3000"),
             *("--udp-forward", f"5007:{K_IN[0]}:7", "--udp-forward", f"[::1]:5007:[{K_IN[1]}]:7"),
             *("--udp-reverse", "7:127.0.0.1:7"),
         ]
-        argv = ["-m", "tsnetpy", "wg", file, "--json", *forwards, *arguments]
+        argv = ["-m", "tsnetpy", "wg", file, "--json", *forwards]
         process = self.start_plain("wg", "u", argv)
         try:
             process.wait_for('"event": "running"')
