@@ -201,6 +201,83 @@ def test_merging_never_changes_a_stream(steps: list[tuple[int, int, bool]]) -> N
 
 
 @pytest.mark.attack(54)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([20, 20, 20, 20, 7, 0]),  # payload bytes
+            st.sampled_from([0, 0, 0, 0, 0, 3, -5]),  # how far beside the sequence number that is due
+            st.sampled_from(["", "", "", "", "ack", "wnd", "psh", "fin", "tos", "ttl", "peer", "time", "echo", "pad"]),
+            st.sampled_from([1000, 1000, 1000, 1001]),  # port: of two flows with the same sequence numbers
+        ),
+        max_size=25,
+    ),
+    st.booleans(),
+    st.sampled_from([1, 0xFFFFFFF0]),
+)
+def test_what_looks_like_its_predecessor_is_joined_as_anything_else(
+    steps: list[tuple[int, int, str, int]], v6: bool, start: int
+) -> None:
+    # With checksums verified each packet takes the long way; without them most of these take the short one.
+    due = {1000: start, 1001: start}
+    ack, clock, echo = 5, 9, 4
+    packets: list[tuple[bytes, Buffer]] = []
+    src, dst = (A6, B6) if v6 else (A4, B4)
+    for size, beside, change, port in steps:
+        ack += change == "ack"
+        clock += (1 if size == 20 else -1) if change == "time" else 0
+        echo += change == "echo"
+        packet = tcp_packet(
+            due[port] + beside,
+            bytes(i + len(packets) & 0xFF for i in range(size)),
+            src=src,
+            dst=dst,
+            sport=port,
+            ack=ack,
+            flags=tcp.ACK | {"psh": tcp.PSH, "fin": tcp.FIN}.get(change, 0),
+            wnd=101 if change == "wnd" else 100,
+            options=timestamps(clock, echo),
+            ttl=63 if change == "ttl" else 64,
+            tos=3 if change == "tos" else 0,
+        )
+        if change == "pad":
+            packet += bytes(3)
+        packets.append((PEER[::-1] + b"2" if change == "peer" else PEER, packet))
+        due[port] += size + beside
+
+    def summary(units: list[RxPacket]) -> list[tuple[object, ...]]:
+        return [
+            (u.peer, u.addrs, u.ports, u.seq, u.ack, u.flags, u.wnd, u.options, u.payload, u.packets, u.tos, u.ttl)
+            for u in units
+        ]
+
+    expected = summary(coalesce(packets, Drops()))
+    assert summary(coalesce(packets, Drops(), verify=False)) == expected
+    assert summary(coalesce([(p, memoryview(d)) for p, d in packets], Drops(), trusted=frozenset({src}))) == expected
+
+
+def test_two_like_flows_in_turn_are_not_mixed_up() -> None:
+    # The one that is checked is never the predecessor that the other was compared with.
+    source = frozenset({A4})
+    packets: list[tuple[bytes, Buffer]] = [
+        (PEER, tcp_packet(100, b"aaa")),
+        (PEER, tcp_packet(100, b"bbb", src=bytes((100, 64, 0, 9)))),  # not trusted
+        (PEER, tcp_packet(103, b"AAA")),
+        (PEER, tcp_packet(103, b"BBB", src=bytes((100, 64, 0, 9)))),
+    ]
+    units = coalesce(packets, Drops(), trusted=source)
+    assert [unit.payload for unit in units] == [b"aaaAAA", b"bbbBBB"]
+
+
+def test_the_short_way_wraps_is_capped_and_tells_peers_apart() -> None:
+    other = b"\x02" * 32
+    packets: list[tuple[bytes, Buffer]] = [(PEER, tcp_packet(seq, b"abcd")) for seq in (0xFFFFFFF8, 0xFFFFFFFC, 0, 4)]
+    units = coalesce([*packets, (other, tcp_packet(8, b"abcd"))], Drops(), verify=False)
+    assert [(unit.peer, unit.packets) for unit in units] == [(PEER, 4), (other, 1)]
+
+    packets = [(PEER, tcp_packet(at * 1000, bytes(1000))) for at in range(70)]
+    assert [len(unit.payload) for unit in coalesce(packets, Drops(), verify=False)] == [65000, 5000]
+
+
 @given(st.lists(st.binary(max_size=120), max_size=8), st.booleans())
 def test_any_bytes_are_taken(blobs: list[bytes], verify: bool) -> None:
     drops = Drops()

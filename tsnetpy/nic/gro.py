@@ -11,8 +11,8 @@ ever cuts a packet up again, so the rules are looser than a kernel's, where ever
 """
 
 import struct
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias
 
 from tsnetpy.accel.segments import raw_sum
 from tsnetpy.base.addr import IpBytes
@@ -59,8 +59,29 @@ def coalesce(
     out: list[RxPacket] = []
     runs: dict[tuple[bytes, int], RxPacket] = {}
     run: RxPacket | None = None
+    # What the next packet of `run` looks like if nothing changes but sequence number and checksum, as in bulk data: one
+    # comparison then stands for all the checks below, which the packet before it has passed. Length 0 for "not known".
+    same_size = 0
+    same_fields = _fields(20, 40)
+    same = (b"", 0, b"", b"")
+    same_data = 0
     for peer, data in packets:
         size = len(data)
+        if (
+            size == same_size
+            and run is not None
+            and same_fields(data) == (same[0], run.next_seq, same[2], same[3])
+            and run.peer == peer
+            and run.payload_len + same_data <= MAX_RUN_BYTES
+        ):
+            if run.parts is None:
+                run.parts = [run.payload]
+            run.parts.append(data[size - same_data :])
+            run.payload_len += same_data
+            run.packets += 1
+            run.next_seq = (run.next_seq + same_data) & 0xFFFFFFFF
+            continue
+        same_size = 0
         first = data[0] if size >= 40 else 0
         if first == 0x45:
             tos, total, frag, ttl, addrs, ports, seq, ack, offset_flags, wnd = _TCP4.unpack_from(data)
@@ -92,7 +113,8 @@ def coalesce(
         if ports < 0x10000 or not ports & 0xFFFF:
             drops.add("port_zero")
             continue
-        if verify and (not trusted or addrs[: len(addrs) >> 1] not in trusted):
+        unproven = verify and (not trusted or addrs[: len(addrs) >> 1] not in trusted)
+        if unproven:
             # Summing the whole packet saves a copy; what the pseudo-header does not have is taken out again. A correct
             # IPv4 header sums to zero, and an IPv6 header has only its first 8 bytes besides the addresses.
             words = PROTO_TCP + size - ip_len + raw_sum(data)
@@ -133,6 +155,10 @@ def coalesce(
             run.ack = ack
             run.wnd = wnd
             run.next_seq = -1 if flags & _FIN else (seq + length) & 0xFFFFFFFF
+            if not unproven:
+                same_size, same_data = size, length
+                same_fields = _fields(ip_len, header_end)
+                same = same_fields(data)
             continue
 
         if ip_len == 20:
@@ -154,6 +180,10 @@ def coalesce(
             rx.run_hops = ttl
             runs[addrs, ports] = rx
             run = rx
+            if not unproven:
+                same_size, same_data = size, rx.payload_len
+                same_fields = _fields(ip_len, header_end)
+                same = same_fields(data)
         elif run is not None:
             del runs[addrs, ports]
             run = None
@@ -163,6 +193,19 @@ def coalesce(
             rx.payload = b"".join(rx.parts)
             rx.parts = None
     return out
+
+
+_Fields: TypeAlias = Callable[[Buffer], tuple[bytes, int, bytes, bytes]]
+_known_fields: Final[dict[tuple[int, int], _Fields]] = {}
+
+
+def _fields(ip_len: int, header_end: int) -> _Fields:
+    """Return what takes headers of these lengths apart, around sequence number and checksum (which it leaves out)."""
+    known = _known_fields.get((ip_len, header_end))
+    if known is None:  # there are two times eleven
+        layout = struct.Struct(f"!{ip_len + 4}sI8s2x{header_end - ip_len - 18}s")
+        known = _known_fields[ip_len, header_end] = layout.unpack_from
+    return known
 
 
 def _is_trusted(data: Buffer, trusted: frozenset[IpBytes]) -> bool:
