@@ -105,7 +105,9 @@ async def test_connect() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(_serve_quietly, listener, echo)
             await at_each_step(attempt, least=2)
-            await anyio.sleep(60)
+            await anyio.sleep(1)
+            assert not net.a.pump.sockets, "kept although nobody has it"
+            assert not net.b.pump.sockets, "the peer was not told"
             group.cancel_scope.cancel()
 
 
@@ -133,7 +135,8 @@ async def test_a_dial_without_an_answer() -> None:
         await at_each_step(attempt, least=2)
 
 
-async def test_accept() -> None:
+@pytest.mark.parametrize("already_there", [True, False])
+async def test_accept(already_there: bool) -> None:
     async with clean_pair() as net, net.listen(80) as listener:
 
         async def attempt(steps: int) -> bool:
@@ -144,6 +147,8 @@ async def test_accept() -> None:
 
             async with anyio.create_task_group() as group:
                 group.start_soon(dial)
+                if already_there:
+                    await anyio.sleep(1)
                 through, far = await cancelled_after(steps, listener.accept)
                 accepted = far or await listener.accept()  # it is still there
             assert accepted.remote == near[0].local
