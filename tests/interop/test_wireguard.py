@@ -16,6 +16,7 @@ from tests.interop.wireguard_lab import (
     K_IN,
     MOVED4,
     PORT,
+    U4,
     U_IN,
     Tunnel,
     last_line,
@@ -121,3 +122,24 @@ def test_the_peer_restarts_in_mid_fetch(tunnel: Tunnel, record_property: Recorde
     result = finish(process)
     assert result["sha256"] == tunnel.sums["/bulk"]
     record_property("longest gap s", round(float(str(result["longest_gap"])), 1))
+
+
+def test_our_wall_clock_jumps_by_hours(tunnel: Tunnel, record_property: Recorder) -> None:
+    """In one process no handshake suffers. After a restart with an older clock only the peer can begin one."""
+    port = 41002
+    result = tunnel.program("clocks", tunnel.file(interface=f"ListenPort = {port}"), K_IN[0], "-5", "5")
+    assert len(str(result["ages"]).split(",")) == 2
+    try:
+        # rebind() took the last process to another port; the peer must know the one that the next process has.
+        tunnel.run("k", ["wg", "set", tunnel.device, "peer", tunnel.our_key, "endpoint", f"{U4}:{port}"])
+        with tunnel.ours(port=port):
+            start = time.monotonic()
+            assert "hello" in tunnel.run(
+                "k", ["curl", "-sS", "--max-time", "60", f"http://{U_IN[0]}/hello"], timeout=90
+            )
+            waited = time.monotonic() - start
+    finally:
+        tunnel.kernel_down()  # it forgets that it has heard from the future
+        tunnel.kernel_up()
+    assert waited > 5  # ours was refused, as whitepaper section 5.1 has it
+    record_property("s until the peer began", round(waited, 1))

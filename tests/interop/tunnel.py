@@ -1,7 +1,7 @@
 """Small programs at both ends of a WireGuard tunnel: ``tunnel.py MODE ...``, one line of JSON at the end.
 
-``fetch``, ``send``, ``ping`` and ``steady`` run a node of ours from a wg-quick file; ``crowd``, ``ask`` and ``mirror``
-are clients and ``echo`` and ``dns`` servers on ordinary sockets.
+``fetch``, ``send``, ``ping``, ``clocks`` and ``steady`` run a node of ours from a wg-quick file; ``crowd``, ``ask`` and
+``mirror`` are clients and ``echo`` and ``dns`` servers on ordinary sockets.
 """
 
 import asyncio
@@ -103,6 +103,25 @@ async def ping(file: str, *hosts: str) -> None:
         for host in hosts:
             found[host] = statistics.median([await node.ping(host) for _ in range(20)]) / 1e6
         say(ms=found, addresses=[format_ip(ip) for ip in node.addresses])
+
+
+async def clocks(file: str, host: str, *hours: str) -> None:
+    """Set the wall clock of this process so many hours wrong, one after the other, with a new handshake each time."""
+    true_time, wrong, ages = time.time_ns, 0, []
+    time.time_ns = lambda: true_time() + wrong
+    async with WireGuardNode.from_file(file) as node:
+        await node.ping(host)
+        for text in hours:
+            step, wrong = int(text) * 3600 * 10**9 - wrong, int(text) * 3600 * 10**9
+            node._dataplane.wall_offset_ns += step  # at once, and not when the next timer runs
+            await anyio.sleep(5.5)  # two handshakes are 5 s apart
+            node.rebind()
+            with anyio.fail_after(4):
+                while (node.status().peers[0].handshake_age_ns or 0) > 5 * 10**9:  # noqa: ASYNC110 - polled
+                    await anyio.sleep(0.01)
+            await node.ping(host)
+            ages.append((node.status().peers[0].handshake_age_ns or 0) / 1e9)
+    say(ages=ages)
 
 
 async def _flow(stream: ByteStream, seconds: float) -> dict[str, object]:
@@ -244,6 +263,7 @@ if __name__ == "__main__":
         "fetch": fetch,
         "send": send,
         "ping": ping,
+        "clocks": clocks,
         "steady": steady,
         "mirror": mirror,
         "crowd": crowd,

@@ -123,6 +123,11 @@ class Tunnel(Lab):
         self.relay: Process | None = None
         self.sums: dict[str, str] = {}
 
+    @property
+    def our_key(self) -> str:
+        """Our public key, as wg(8) writes it."""
+        return b64(dh.public_key(self.keys[1]))
+
     def up(self) -> None:
         """Make the namespaces, the good cable and the kernel's end of the tunnel."""
         for name in "ku":
@@ -207,7 +212,7 @@ class Tunnel(Lab):
         allowed = ", ".join(f"{ip}/{128 if ':' in ip else 32}" for ip in U_IN)
         conf.write_text(
             f"[Interface]\nPrivateKey = {b64(self.keys[0])}\nListenPort = {PORT}\n[Peer]\n"
-            f"PublicKey = {b64(dh.public_key(self.keys[1]))}\nPresharedKey = {self.psk}\nAllowedIPs = {allowed}\n"
+            f"PublicKey = {self.our_key}\nPresharedKey = {self.psk}\nAllowedIPs = {allowed}\n"
             + (f"Endpoint = {endpoint}\n" if endpoint else ""),
             encoding="utf-8",
         )
