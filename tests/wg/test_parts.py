@@ -50,6 +50,33 @@ def test_replay_window_agrees_with_a_set(counters: list[int]) -> None:
             highest = max(highest, counter)
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20_000), st.sampled_from([1, 2, 63, 64, 65, 200, WINDOW, WINDOW + 1])), max_size=20
+    )
+)
+def test_a_run_of_counters_counts_as_each_of_them(runs: list[tuple[int, int]]) -> None:
+    window, one_by_one, highest = ReplayWindow(), ReplayWindow(), 0
+    for first, count in runs:
+        taken = window.accept_run(first, count)
+        assert taken == (highest < first and count <= WINDOW)
+        expected = [one_by_one.accept(counter) for counter in range(first, first + count)]
+        if taken:
+            assert all(expected)
+        else:
+            assert [window.accept(counter) for counter in range(first, first + count)] == expected
+        highest = max(highest, first + count - 1)
+        for counter in (first - 1, first, first + count - 1, first + count, highest - WINDOW, highest - WINDOW - 1):
+            if 0 <= counter <= highest:
+                assert window.accept(counter) == one_by_one.accept(counter)
+
+
+def test_a_run_does_not_pass_the_last_counter() -> None:
+    window = ReplayWindow()
+    assert not window.accept_run(REJECT_AFTER_MESSAGES - 2, 3)
+    assert window.accept_run(REJECT_AFTER_MESSAGES - 3, 3)
+
+
 def test_timestamps_grow_even_if_the_clock_does_not() -> None:
     clock = Tai64nClock()
     wall = 1_700_000_000 * SECOND + 999 * MILLISECOND
