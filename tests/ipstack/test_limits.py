@@ -257,9 +257,36 @@ def test_port_zero_and_no_port_at_all() -> None:
 
 
 @pytest.mark.checklist(19)
-def test_a_connection_to_itself_is_refused() -> None:
+@pytest.mark.parametrize("ip", [A4, A6])
+def test_a_connection_to_itself_works_for_who_asks_for_it(ip: bytes) -> None:
+    stack = make_stack()
+    socket = stack.tcp_connect(Endpoint(ip, 80), 0, Endpoint(ip, 80))
+    assert stack.egress(0) == []
+    assert socket.connection.state is State.ESTABLISHED
+    data = bytes(range(256)) * 400
+    sent, got = 0, b""
+    while len(got) < len(data):
+        sent += socket.send(data[sent:], 0)
+        assert stack.egress(0) == []
+        got += socket.read(1 << 20, 0)
+    assert got == data
+    socket.close(0)
+    now = 0
+    while (deadline := stack.next_deadline()) is not None:
+        now = deadline
+        stack.handle_deadline(now)
+        assert stack.egress(now) == []
+    assert socket.closed
+    assert now < 30 * SECOND
+    assert stack.tcp_connections == 0
+
+
+@pytest.mark.checklist(19, 20)
+def test_a_free_port_is_never_the_one_that_is_dialled() -> None:
+    stack = make_stack(limits=StackLimits(ephemeral_first=50000, ephemeral_last=50001))
+    assert stack.tcp_connect(Endpoint(A4, 50000), 0).local.port == 50001
     with pytest.raises(AddressInUse):
-        make_stack().tcp_connect(Endpoint(A4, 80), 0, Endpoint(A4, 80))
+        stack.tcp_connect(Endpoint(A4, 50000), 0)
 
 
 def test_send_after_shutdown() -> None:

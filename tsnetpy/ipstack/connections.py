@@ -130,9 +130,9 @@ class Connections:
             if (addrs, high | port) in self._conns or (addrs, high | port) in self._resting:
                 raise AddressInUse(f"a connection from {Endpoint(source, port)} to {remote} exists")
         else:
-            port = self._host.ports.pick(lambda p: self._port_free(addrs, high, p, source))
-        if source == remote.ip and port == remote.port:
-            raise AddressInUse("a connection cannot end where it starts")
+            # Only who asks for it by name gets a connection to itself (RFC 9293 §3.5, figure 7).
+            own = remote.port if source == remote.ip else 0
+            port = self._host.ports.pick(lambda p: p != own and self._port_free(addrs, high, p, source))
         config = self._tcp4 if len(source) == 4 else self._tcp6
         iss = self._isn.iss(source, port, remote.ip, remote.port, now)
         ts_offset = self._isn.timestamp_offset(source, port, remote.ip, remote.port)
