@@ -1,6 +1,6 @@
 """tsnetpy, interpreted and compiled, against Go's tsnet and against wireguard-go with the kernel's TCP, in one run.
 
-    python -m benchmarks.compare [--quick] [--seconds S] [--only MODES] [--no-compiled] [--markdown FILE] [--json FILE]
+    python -m benchmarks.compare [--quick] [--seconds S] [--rounds N] [--only MODES] [--no-compiled] [--json FILE] ...
 
 Needs what ``make interop`` needs: root, network namespaces, and Go (or the binaries that it built); says why it skips.
 What the rows mean is in benchmarks/README.md.
@@ -159,7 +159,7 @@ class Bench:
         found = client.ask(real, self.plan.seconds, PARALLEL.get(mode, 1))
         cpu = client.cpu_seconds() + server.cpu_seconds() - before
         if found.get("bad"):
-            self.failures.append(f"{mode}, {pair}, round {round_ + 1}: {found['bad']:.0f} failed")
+            self.failures.append(f"{mode}, {pair}, round {round_ + 1}: {found['bad']:.0f} failed: {client.complaint()}")
         if mode == "rtt":
             figures = [found["p50_us"], found["p99_us"], cpu / found["n"] * 1e6]
         elif mode in ("bulk", "source"):
@@ -282,6 +282,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"1 s of each load; only {','.join(QUICK)} if not told")
     parser.add_argument("--seconds", type=float, default=0.0, help="seconds of each load")
+    parser.add_argument("--rounds", type=int, default=0, help="how often each load runs where ours meets tsnet's own")
     parser.add_argument("--only", help=f"some of {','.join(MODES)}")
     parser.add_argument("--no-compiled", action="store_true", help="without the columns of the compiled core")
     parser.add_argument("--compiled", type=pathlib.Path, help="take this compiled copy of the tree and make none")
@@ -295,7 +296,7 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"no such mode: {', '.join(sorted(unknown))}")
     if arguments.compiled is not None:
         arguments.compiled = arguments.compiled.resolve()
-        if not arguments.compiled.is_relative_to(ROOT) or not core.is_compiled(arguments.compiled):
+        if not arguments.compiled.is_relative_to(ROOT) or not core.is_build(arguments.compiled):
             parser.error(f"{arguments.compiled} is no compiled copy inside this checkout (see tools/compile_core.py)")
     return arguments
 
@@ -311,6 +312,8 @@ def main() -> int:
     plan = QUICK_PLAN if arguments.quick else Plan()
     if arguments.seconds:
         plan = dataclasses.replace(plan, seconds=arguments.seconds)
+    if arguments.rounds:
+        plan = dataclasses.replace(plan, rounds=arguments.rounds, others=min(plan.others, arguments.rounds))
     failures = []
     compiled: pathlib.Path | None = arguments.compiled
     if compiled is None and not arguments.no_compiled:

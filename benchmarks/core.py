@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Final
 
+import tsnetpy.tcp.connection
+
 ROOT: Final = pathlib.Path(__file__).resolve().parents[1]
 FOLDER: Final = ROOT / "build" / "compiled"
 SOURCES: Final = ("tsnetpy", "benchmarks", "tools")
@@ -48,7 +50,12 @@ def ensure(folder: pathlib.Path = FOLDER) -> pathlib.Path:
     return folder
 
 
-def is_compiled(folder: pathlib.Path) -> bool:
+def is_compiled() -> bool:
+    """Tell whether this process runs the core as extension modules."""
+    return not str(tsnetpy.tcp.connection.__file__).endswith(".py")
+
+
+def is_build(folder: pathlib.Path) -> bool:
     """Tell whether *folder* has a compiled core."""
     return any((folder / "tsnetpy").rglob("*.so"))
 

@@ -42,6 +42,7 @@ def kernel_missing() -> str | None:
 class End:
     """One end: the peer, and the programs that work for it."""
 
+    kind: str
     process: Process
     helpers: tuple[Process, ...] = ()
     _answers: int = 0
@@ -50,6 +51,8 @@ class End:
         """Wait until it is up; return its first address in the network."""
         self.process.wait_for('"ready"', READY_SECONDS)
         ready = json.loads(_objects(self.process)[0])
+        if ready.get("compiled", False) is not (self.kind == COMPILED):
+            raise AssertionError(f"{self.process.name} runs on the wrong core")
         self._answers = 1
         ip: str = ready["ips"][0]
         return ip
@@ -71,6 +74,11 @@ class End:
         self._answers = len(found)
         figures: dict[str, float] = json.loads(found[-1])
         return figures
+
+    def complaint(self) -> str:
+        """Return the last thing that it said of its own accord."""
+        lines = [line for line in self.process.output().splitlines() if not line.startswith("{")]
+        return lines[-1] if lines else ""
 
     def cpu_seconds(self) -> float:
         """Return the processor time used so far."""
@@ -146,28 +154,29 @@ class Ends:
     def open(self, pair: Pair, behind: Sequence[str] = ()) -> Link:
         """Start a server; *behind* are more of its flags."""
         if KERNEL not in pair:
-            return Link(End(self.tailnet(f"{pair.server}-server", pair.server, "a", behind)))
+            return Link(End(pair.server, self.tailnet(f"{pair.server}-server", pair.server, "a", behind)))
         self._tunnels += 1
         tunnel = Tunnel(self._tunnels)
         helper = self._wireguard_go(tunnel, 0)
         argv = [str(BIN / "tspeer"), "-plain", tunnel.inner(0)]
-        return Link(End(self._lab.start("plain-server", PLAIN_SERVER[0], argv), (helper,)), tunnel)
+        return Link(End(KERNEL, self._lab.start("plain-server", PLAIN_SERVER[0], argv), (helper,)), tunnel)
 
     def dial(self, pair: Pair, link: Link) -> None:
         """Wait until the server is up, and start its client."""
         flags = ["-mode", "load", "-to", link.server.address()]
         tunnel = link.tunnel
         if tunnel is None:
-            link.client = End(self.tailnet(f"{pair.client}-client", pair.client, "b", flags, subprocess.PIPE))
+            process = self.tailnet(f"{pair.client}-client", pair.client, "b", flags, subprocess.PIPE)
+            link.client = End(pair.client, process)
         elif pair.client == KERNEL:
             helper = self._wireguard_go(tunnel, 1)
             argv = [str(BIN / "tspeer"), "-plain", tunnel.inner(1), *flags]
             process = self._lab.start("plain-client", PLAIN_CLIENT[0], argv, stdin=subprocess.PIPE)
-            link.client = End(process, (helper,))
+            link.client = End(KERNEL, process, (helper,))
         else:
             name, ns = f"{pair.client}-wg-client", PLAIN_CLIENT[0]
             argv = self.python(pair.client, ns, ["-wg", self._quick(tunnel), *flags])
-            link.client = End(self._lab.start(name, ns, argv, self.env(), subprocess.PIPE))
+            link.client = End(pair.client, self._lab.start(name, ns, argv, self.env(), subprocess.PIPE))
 
     def tailnet(self, name: str, kind: str, ns: str, flags: Sequence[str], stdin: int = subprocess.DEVNULL) -> Process:
         """Start a peer that joins the tailnet."""

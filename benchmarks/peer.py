@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 from anyio.abc import ByteStream
 
+from benchmarks.core import is_compiled
 from tsnetpy import serve
 from tsnetpy.node.config import NodeConfig
 from tsnetpy.node.node import Node
@@ -41,8 +42,8 @@ def report(values: dict[str, float]) -> None:
 
 
 def say_ready(up_s: float, addresses: tuple[str, ...]) -> None:
-    """Tell that the peer is up, after how many seconds, and where."""
-    print(json.dumps({"ready": True, "up_s": up_s, "ips": addresses}), flush=True)
+    """Tell that the peer is up, after how many seconds, where, and on which core."""
+    print(json.dumps({"ready": True, "up_s": up_s, "ips": addresses, "compiled": is_compiled()}), flush=True)
 
 
 def quantile(values: list[float], q: float) -> float:

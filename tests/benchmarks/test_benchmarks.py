@@ -250,25 +250,32 @@ class _Popen:
         return 1 if self.asked else None
 
 
-def started(path: pathlib.Path, answer: str) -> tuple[End, _Popen]:
+def started(path: pathlib.Path, answer: str, kind: str = OURS) -> tuple[End, _Popen]:
     log = path / "log"
-    log.write_text('warning {\n{"ready": true, "ips": ["100.64.0.9", "fd7a::9"]}\n')
+    log.write_text('warning {\n{"ready": true, "ips": ["100.64.0.9", "fd7a::9"], "compiled": false}\n')
     popen = _Popen(log, answer)
-    end = End(Process("client", cast("subprocess.Popen[bytes]", popen), log))
-    assert end.address() == "100.64.0.9"
-    return end, popen
+    return End(kind, Process("client", cast("subprocess.Popen[bytes]", popen), log)), popen
 
 
 def test_a_client_is_asked_and_answers(tmp_path: pathlib.Path) -> None:
     client, popen = started(tmp_path, 'noise\n{"n": 5}\n')
+    assert client.address() == "100.64.0.9"
     assert client.ask("rtt", 2.0, 1) == {"n": 5}
     assert popen.asked == b"rtt 2.0 1\n"
+    assert client.complaint() == "noise"
 
 
 def test_a_client_that_ends_has_no_answer(tmp_path: pathlib.Path) -> None:
     client, _ = started(tmp_path, '{"n": 5')  # half a line
+    client.address()
     with pytest.raises(AssertionError, match="no answer"):
         client.ask("rtt", 2.0, 1)
+
+
+def test_a_peer_on_the_wrong_core_is_not_measured(tmp_path: pathlib.Path) -> None:
+    client, _ = started(tmp_path, "", COMPILED)
+    with pytest.raises(AssertionError, match="wrong core"):
+        client.address()
 
 
 def test_wake_ups_of_all_threads_are_counted(tmp_path: pathlib.Path) -> None:
