@@ -126,6 +126,12 @@ def test_icmp_has_no_pseudo_header() -> None:
     assert tso.split(tx, 1280)[0][20:] == message
 
 
+def test_a_message_of_zeros_has_a_checksum_of_ones() -> None:
+    # An echo reply with identifier and sequence number 0 and no data: RFC 1071's other zero, and what others verify.
+    (packet,) = tso.split(TxPacket(A4, B4, 1, bytes(8), [], 0), 1280)
+    assert packet[20:] == icmpv4.echo(False, 0, 0, b"").encode() == bytes.fromhex("0000ffff00000000")
+
+
 def test_unknown_protocol_is_sent_as_is() -> None:
     (packet,) = tso.split(TxPacket(A4, B4, 99, b"p12345678", [], 0), 1280)
     assert packet[9] == 99

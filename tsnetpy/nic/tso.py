@@ -15,6 +15,7 @@ from tsnetpy.accel import ops
 from tsnetpy.accel.segments import raw_sum
 from tsnetpy.base.packet import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, TxPacket
 from tsnetpy.wire import ipv4, ipv6
+from tsnetpy.wire.checksum import complement
 
 _V4: Final = struct.Struct("!BBHHHBBH4s4s")
 _V6: Final = struct.Struct("!IHBB16s16s")
@@ -60,7 +61,7 @@ def _whole(tx: TxPacket, v4: bool, body: bytes, ident: int, mtu: int) -> list[by
         words = raw_sum(body)
         if tx.proto != PROTO_ICMP:
             words += int.from_bytes(tx.src, "big") + int.from_bytes(tx.dst, "big") + tx.proto + length
-        value = -words % 65535
+        value = complement(words)
         if not value and tx.proto == PROTO_UDP:
             value = 0xFFFF  # RFC 768: 0 would say "no checksum"
         body = b"".join((body[:at], value.to_bytes(2, "big"), body[at + 2 :]))
