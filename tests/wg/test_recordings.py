@@ -182,3 +182,34 @@ def test_initiations_recorded_from_tailscaled(s: dict[str, Any]) -> None:
 
     assert opened(dev, s["initiation"]) == []
     assert dev.drops.snapshot() == {"initiation_replay": 1}
+
+
+@pytest.mark.parametrize("s", load("wireguard-psk-recorded.json"), ids=lambda s: s["peer"])
+def test_sessions_with_a_preshared_key_recorded_with_wireguard_go(s: dict[str, Any]) -> None:
+    script = s["index"].to_bytes(4, "big") + bytes.fromhex(s["ephemeral_private"])
+    peer = bytes.fromhex(s["peer_static_public"])
+
+    def ours(psk: str) -> Device:
+        made = Device(bytes.fromhex(s["static_private"]), SeededEntropy(1, script), mtu=1420)
+        made.wall_offset_ns = s["wall_ns"] - NOW
+        made.add_peer(peer, EVERYWHERE, NOW, psk=bytes.fromhex(psk))
+        return made
+
+    dev, other = ours(s["psk"]), ours("00" * 32)
+    if "responder" in s["peer"]:
+        for each in (dev, other):
+            each.send(peer, [bytes.fromhex(s["transport"][0]["plain"])], NOW)
+            assert [m.hex() for m in taken(each)] == [s["initiation"]]  # the key comes in with the response
+        assert opened(dev, s["response"]) == []
+        assert opened(other, s["response"]) == []
+        assert other.drops.snapshot() == {"handshake": 1}
+        assert [m.hex() for m in taken(dev)] == [s["transport"][0]["msg"]]
+    else:
+        assert opened(dev, s["initiation"]) == []
+        assert [m.hex() for m in taken(dev)] == [s["response"]]
+        assert opened(other, s["initiation"]) == []
+        assert [m.hex() for m in taken(other)] != [s["response"]]
+    for message in s["transport"]:
+        if message["dir"] == "in":
+            assert opened(dev, message["msg"]) == [bytes.fromhex(message["plain"])]
+    assert dev.drops.total == 0
