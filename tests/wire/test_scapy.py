@@ -485,8 +485,6 @@ def test_ipv6_errors_of_scapy(message: Any, hard: bool, reason: str, mtu: int, c
 @given(U8, U8, U32, BODY, U8, U8)
 def test_icmp_messages_of_any_type(kind: int, code: int, rest: int, body: bytes, kind6: int, code6: int) -> None:
     ours = icmpv4.Icmpv4Message(kind, code, rest, body).encode()
-    theirs = ICMP(ours)
-    assert (theirs.type, theirs.code) == (kind, code)
     raw = bytes(to_us(proto=1) / Raw(ours))
     rx = read(raw)
     assert icmpv4.decode(rx.transport()) == icmpv4.Icmpv4Message(kind, code, rest, body)
