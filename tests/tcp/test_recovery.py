@@ -247,6 +247,23 @@ def test_a_retransmission_lost_again_is_found_by_time() -> None:
     assert script.conn.info().rto_fires == 0
 
 
+def test_a_retransmission_lost_again_is_found_although_the_echo_stands_still() -> None:
+    script = distant(timestamps=True)
+    script.conn.send(blob(20 * MSS), script.now)
+    first = clock(script)
+    script.out()
+    script.now += RTT
+    script.feed(1, 1, options=sack(script, (3, 5), ts_ecr=first))
+    out = script.feed(1, 1, options=sack(script, (3, 10), ts_ecr=first))
+    assert out[0].seq == 1
+    assert script.conn.info().retransmitted_in_flight == 3 * MSS
+    script.now += RTT
+    # 1 and 2 arrived now, 0 was lost again; above that gap the peer goes on echoing what it had before.
+    out = script.feed(1, 1, options=sack(script, (1, 10), ts_ecr=first))
+    assert out[0].seq == 1
+    assert script.conn.info().rto_fires == 0
+
+
 @pytest.mark.checklist(119)
 def test_window_limited_flow_with_rack_does_not_stall() -> None:
     pipe = Pipe(b=TcpConfig(rcv_buf=12_000, rcv_buf_max=12_000), seed=11, link=Link(loss=0.02, reorder=0.05))

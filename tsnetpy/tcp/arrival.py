@@ -321,7 +321,7 @@ class Arrival:
         una = tcb.snd_una
         news = 0
         if extra.sacks and tcb.sack_on:
-            news = sender.recovery.on_sack(extra.sacks, ack, extra.ts_ecr if tcb.ts_on and extra.has_ts else -1, now)
+            news = sender.recovery.on_sack(extra.sacks, ack, now)
         changed = False
         if ack >= una and (tcb.snd_wl1 < seq or (tcb.snd_wl1 == seq and tcb.snd_wl2 <= ack)):
             changed = window != tcb.snd_wnd

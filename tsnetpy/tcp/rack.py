@@ -64,7 +64,7 @@ class Rack:
         """start..end, in flight and not reported before, has arrived (steps 1 to 3).
 
         Args:
-            echo: the latest instant of sending that the timestamp echo admits, -1 without timestamps.
+            echo: the latest instant of sending that the timestamp echo admits, -1 if it tells nothing.
             min_rtt: least round trip seen.
 
         Returns:
@@ -125,23 +125,25 @@ class Rack:
     def detect(self, flight: Flight, window: Duration, now: Instant) -> Duration:
         """Mark what is lost by now (step 5); return how long until more may be, 0 if nothing is waited for."""
         order = flight.order
+        kept: list[tuple[Instant, int, int]] = []
         done = 0
         wait = 0
         for sent_at, start, end in order:
             if end > flight.una:
                 stop = end
                 if sent_at >= self.sent_at:
-                    if sent_at > self.sent_at or start >= self.end_seq:
+                    if sent_at > self.sent_at:
                         break
-                    stop = min(end, self.end_seq)  # sent in the same instant: the sequence decides
-                wait = max(sent_at + self.rtt + window - now, 0)
-                if wait:
-                    break
-                flight.mark_lost(max(start, flight.una), stop, sent_at)
+                    # Sent in the same instant: the sequence decides, and it need not be that of the list.
+                    stop = max(start, min(end, self.end_seq))
+                if start < stop:
+                    wait = max(sent_at + self.rtt + window - now, 0)
+                    if wait:
+                        break
+                    flight.mark_lost(max(start, flight.una), stop, sent_at)
                 if stop < end:
-                    order[done] = (sent_at, stop, end)
-                    break
+                    kept.append((sent_at, stop, end))
             done += 1
         if done:
-            del order[:done]
+            order[:done] = kept
         return wait

@@ -120,7 +120,7 @@ class Recovery:
             return -1
         return (now // MILLISECOND - age + 1) * MILLISECOND - 1
 
-    def on_sack(self, blocks: list[tuple[int, int]], ack: int, ts_ecr: int, now: Instant) -> int:
+    def on_sack(self, blocks: list[tuple[int, int]], ack: int, now: Instant) -> int:
         """Put wire *blocks* on the scoreboard; return how many bytes were news. Nonsense is skipped.
 
         It comes before the ACK number *ack* of the same segment is processed. A block below it, or inside the block
@@ -133,7 +133,6 @@ class Recovery:
         self.dsack = False
         news = 0
         fresh_old = False
-        echo = self.echo_time(ts_ecr, now)
         self._known = una + sacked.total
         highest = una
         previous = (0, 0)
@@ -168,7 +167,9 @@ class Recovery:
                 if added == 0:
                     continue
                 news += added
-                fresh = self.rack.delivered(flight, begin, stop, echo, self._rtt.min_rtt, now)
+                # The echo is of no use here: above a gap it stands still (RFC 7323 §4.3), and a retransmission that
+                # was lost again would never be told from one that is on its way.
+                fresh = self.rack.delivered(flight, begin, stop, -1, self._rtt.min_rtt, now)
                 if fresh and begin < self.point:
                     fresh_old = True
                 flight.lost.remove(begin, stop)
