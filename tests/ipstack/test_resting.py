@@ -56,15 +56,19 @@ def test_table_keeps_the_order_of_departure() -> None:
     table = RestingConnections()
     keys = [(bytes([n]) * 8, n) for n in range(3)]
     for n, key in enumerate(keys):
-        table.add(key, b"pq"[n % 2 : n % 2 + 1], state(10 + n))
+        table.add(key, b"pq"[n % 2 : n % 2 + 1], state(10 * SECOND + n))
     first = table.get(keys[0])
     assert first is not None
-    first.until = 20
+    first.until = 20 * SECOND
     table.restart(keys[0])
-    assert table.next_deadline() == 11
-    assert table.over(12) == [keys[1], keys[2]]
+    assert table.over(10 * SECOND + 1) == [keys[1]]
+    # Those of one second end together: one wake-up for all.
+    assert table.next_deadline() == 11 * SECOND
+    assert table.over(11 * SECOND) == [keys[1], keys[2]]
     assert table.oldest(b"p") == keys[2]
     assert table.oldest(b"nobody") == keys[1]
     assert table.remove(keys[1]) == b"q"
     assert not table.has(b"q")
     assert [len(table), table.has(b"p")] == [2, True]
+    assert table.remove(keys[2]) == b"p"
+    assert table.next_deadline() == 20 * SECOND  # due then, and not a second later
