@@ -3,14 +3,21 @@
 Every genuine packet is accompanied by damaged copies of itself and of older ones, by fragments of it, and by noise.
 What must hold all the time: nothing raises, tables and queues stay within their limits, memory does not grow, and no
 batch takes long. One seed gives one run.
+
+With ``--jobs`` the packets are dealt out in parts of half a million, each with a seed and a process of its own; with
+``--progress FILE`` parts that are through are noted there, and another run of the same command goes on with the rest.
 """
 
 import argparse
 import gc
+import json
+import multiprocessing
 import random
 import resource
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 
 from tests.ipstack.kit import A4, A6, B4, B6, PEER_A, PEER_B, Dice
 from tests.nic.kit import ip_packet
@@ -36,6 +43,8 @@ LIMITS = StackLimits(
 MTU = 1280
 _SPECIAL = (0, 1, 0x7F, 0x80, 0xFE, 0xFF, 6, 17, 58, 44, 43, 60, 0x45, 0x60)
 _TEMPLATES = 64
+PART = 500_000
+"""Packets of one part of a long run."""
 
 
 class Soak:
@@ -64,6 +73,7 @@ class Soak:
         config = TcpConfig(rcv_buf=40_000, snd_buf=40_000)
         stack = Stack(Dice(seed), MTU, config, LIMITS)
         stack.set_addresses(addresses)
+        stack.paths.route = lambda ip: PEER_A if ip in (A4, A6) else PEER_B if ip in (B4, B6) else None
         self.listener = stack.tcp_listen(80, 0, backlog=8)
         stack.tcp_listen(81, 0, backlog=2)
         self.udp = stack.udp_bind(53)
@@ -74,6 +84,8 @@ class Soak:
         """Let the applications do something, and carry what comes of it."""
         dice = self.random
         self._applications()
+        if dice.random() < 0.02:
+            self._conditions()
         for _ in range(4):
             moved = self._carry(self.a, self.b, PEER_A) + self._carry(self.b, self.a, PEER_B)
             if not moved:
@@ -84,6 +96,18 @@ class Soak:
             deadline = stack.next_deadline()
             if deadline is not None and deadline <= self.now:
                 stack.handle_deadline(self.now)
+
+    def _conditions(self) -> None:
+        """Let the ways to the peers change, and the applications' wishes."""
+        dice = self.random
+        for stack, peer in ((self.a, PEER_B), (self.b, PEER_A)):
+            stack.set_path(peer, dice.choice((0, 0, 1280)), dice.choice((0, 0, 1, 16)))
+            stack.set_blocked(dice.random() < 0.1)
+        for socket in self.sockets:
+            socket.set_cork(dice.random() < 0.2)
+            socket.set_nodelay(dice.random() < 0.7)
+            socket.set_keepalive(dice.choice((0, 30 * SECOND)), SECOND, 3, self.now)
+            socket.hop_limit = dice.randrange(1, 256)
 
     def _applications(self) -> None:
         dice = self.random
@@ -115,7 +139,8 @@ class Soak:
                 pass  # closed meanwhile
             if action > 0.2:
                 socket.read(1 << 16, self.now)
-        self.udp.send_to(bytes(dice.randrange(4000)), Endpoint(dice.choice((A4, A6)), dice.choice((53, 54))), self.now)
+        target = Endpoint(dice.choice((A4, A6)), dice.choice((53, 54)))
+        self.udp.send_to(bytes(dice.randrange(4000)), target, self.now, segment=dice.choice((0, 0, 500)))
         self.echo.send_echo(dice.choice((A4, A6)), 1, bytes(dice.randrange(3000)), self.now)
 
     def _carry(self, source: Stack, sink: Stack, peer: PeerId) -> int:
@@ -177,6 +202,19 @@ class Soak:
         return bytes(data)
 
 
+def check_tables(stack: Stack) -> None:
+    """Assert that what peers can make *stack* remember is within its limits."""
+    host = stack._host
+    assert stack.tcp_connections <= LIMITS.connections
+    assert stack._tcp._embryos <= LIMITS.embryos
+    assert stack._reassembler.held_bytes <= LIMITS.fragment_bytes
+    assert len(stack._reassembler) <= LIMITS.fragment_datagrams
+    assert len(host.out) <= LIMITS.queue
+    assert len(host._large) <= 256
+    assert len(host.ready) <= LIMITS.connections + 8
+    assert len(stack.drops.counts) < 40
+
+
 def run(seed: int, packets: int, seconds: float = float("inf"), *, report: bool = False) -> Soak:
     """Feed at least *packets* packets, or for *seconds*, and check the limits along the way."""
     soak = Soak(seed)
@@ -188,6 +226,8 @@ def run(seed: int, packets: int, seconds: float = float("inf"), *, report: bool 
         if soak.fed >= next_check:
             next_check = soak.fed + max(packets // 20, 5_000) if packets < 1 << 60 else soak.fed + 200_000
             gc.collect()
+            for stack in (soak.a, soak.b):
+                check_tables(stack)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             base = base or peak
             assert peak - base < 100_000, f"memory grew by {peak - base} KiB"
@@ -198,12 +238,49 @@ def run(seed: int, packets: int, seconds: float = float("inf"), *, report: bool 
                     f"{soak.fed} packets, {spent:.0f} s, {peak} KiB, worst batch {soak.slowest * 1e6:.0f} us a packet"
                 )
     if report:
-        reasons = {**soak.drops.counts}
-        for stack in (soak.a, soak.b):
-            for reason, count in stack.drops.counts.items():
-                reasons[reason] = reasons.get(reason, 0) + count
-        print("dropped:", dict(sorted(reasons.items(), key=lambda item: -item[1])))
+        print("dropped:", dict(sorted(reasons(soak).items(), key=lambda item: -item[1])))
     return soak
+
+
+def reasons(soak: Soak) -> dict[str, int]:
+    """Return what both ends dropped, by reason."""
+    counts = {**soak.drops.counts}
+    for stack in (soak.a, soak.b):
+        for reason, count in stack.drops.counts.items():
+            counts[reason] = counts.get(reason, 0) + count
+    return counts
+
+
+def part(seed: int) -> tuple[int, int, float, dict[str, int]]:
+    """Run one part; return its seed, its packets, the dearest batch in seconds per packet, and what was dropped."""
+    soak = run(seed, PART)
+    return seed, soak.fed, soak.slowest, reasons(soak)
+
+
+def run_parts(first_seed: int, packets: int, jobs: int, progress: Path | None) -> int:
+    """Run as many parts as *packets* need, those noted in *progress* left out; return the packets of all."""
+    seeds = [first_seed + n for n in range(-(-packets // PART))]
+    done: dict[str, int] = {}
+    if progress is not None and progress.exists():
+        done = json.loads(progress.read_text())
+    total = sum(count for seed, count in done.items() if int(seed) in seeds)
+    left = [seed for seed in seeds if str(seed) not in done]
+    print(f"{len(seeds) - len(left)} of {len(seeds)} parts were through before", flush=True)
+    dropped: dict[str, int] = {}
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(part, seed) for seed in left]):
+            seed, fed, slowest, counts = future.result()
+            total += fed
+            done[str(seed)] = fed
+            for reason, count in counts.items():
+                dropped[reason] = dropped.get(reason, 0) + count
+            if progress is not None:
+                progress.write_text(json.dumps(done))
+            print(
+                f"seed {seed}: {fed} packets, worst batch {slowest * 1e6:.0f} us a packet, {total} in all", flush=True
+            )
+    print("dropped:", dict(sorted(dropped.items(), key=lambda item: -item[1])))
+    return total
 
 
 def main() -> int:
@@ -211,8 +288,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--packets", type=int, default=1 << 62)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="without --jobs: stop after so long")
+    parser.add_argument("--jobs", type=int, default=0, help="run in parts, so many at a time")
+    parser.add_argument("--progress", type=Path, help="with --jobs: where parts that are through are noted")
     options = parser.parse_args()
+    if options.jobs:
+        print(f"{run_parts(options.seed, options.packets, options.jobs, options.progress)} packets clean")
+        return 0
     soak = run(options.seed, options.packets, options.seconds, report=True)
     print(f"{soak.fed} packets clean")
     return 0

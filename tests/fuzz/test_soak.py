@@ -1,9 +1,12 @@
 """A short run of the soak; ``python -m tests.fuzz.soak --seconds 60`` is the long one."""
 
+from pathlib import Path
+
 import pytest
 
+from tests.fuzz import soak as soaking
 from tests.fuzz.fuzz_ingress import replay
-from tests.fuzz.soak import run
+from tests.fuzz.soak import run, run_parts
 
 
 @pytest.mark.attack(18, 54)
@@ -23,3 +26,13 @@ def test_every_operation_of_the_fuzz_target_runs() -> None:
         record = bytes((first, 40)) + bytes((first * 7 + i * 13) & 0xFF for i in range(40))
         dropped |= set(replay(record * 4).drops.counts)
     assert len(dropped) >= 8
+
+
+def test_a_long_run_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(soaking, "PART", 1000)
+    progress = tmp_path / "progress.json"
+    progress.write_text('{"7": 1001, "8": 1002}')
+    assert run_parts(7, 2000, 1, progress) == 2003
+    assert "2 of 2 parts were through before" in capsys.readouterr().out

@@ -1,4 +1,9 @@
-"""Whatever arrives, the stack neither raises nor grows without bound."""
+"""Whatever arrives, the stack neither raises nor grows without bound, and does not work long over it."""
+
+import gc
+import sys
+import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -55,3 +60,65 @@ def test_ingress_never_raises(packets: list[bytes], step: int) -> None:
         if deadline is not None and deadline <= now:
             stack.handle_deadline(now)
     assert len(drain(stack, now)) <= 80  # a retransmitted SYN may be due
+
+
+def fed(packets: list[bytes]) -> Callable[[], None]:
+    """Return what feeds a stack with sockets of all kinds *packets* once."""
+    stack = make_stack(limits=StackLimits(connections=20, queue=50, fragment_datagrams_per_peer=2))
+    stack.tcp_listen(2000, 0)
+    stack.udp_bind(53)
+    stack.tcp_connect(Endpoint(B4, 80), 0, Endpoint(A4, 5000))
+    drain(stack)
+    drops = Drops()
+
+    def once() -> None:
+        for packet in packets:
+            stack.ingress(coalesce([(PEER_B, packet)], drops, verify=False), 0)
+            stack.egress(0)
+            stack.take_ready()
+
+    return once
+
+
+ANY_PACKET = st.one_of(V4, V6, SEGMENT, st.binary(max_size=1400))
+
+
+@pytest.mark.attack(54)
+@given(ANY_PACKET)
+def test_a_packet_costs_bounded_work(packet: bytes) -> None:
+    """Counted in Python calls, which no other process can make more."""
+    once = fed([packet])
+    calls = 0
+
+    def count(frame: object, event: str, arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    for _ in range(3):
+        calls = 0
+        sys.setprofile(count)
+        try:
+            once()
+        finally:
+            sys.setprofile(before)
+        assert calls <= 400
+
+
+@pytest.mark.attack(18, 41, 54)
+@settings(max_examples=3)
+@given(st.lists(ANY_PACKET, min_size=30, max_size=60))
+def test_packets_leave_no_lasting_memory(packets: list[bytes]) -> None:
+    once = fed(packets)
+    for _ in range(5):
+        once()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        held = tracemalloc.get_traced_memory()[0]
+        for _ in range(30):
+            once()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - held <= 32_768
+    finally:
+        tracemalloc.stop()
