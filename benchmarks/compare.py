@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from benchmarks.ends import Ends, Link, kernel_missing
 from benchmarks.figures import ALIKE, COMPILED, KERNEL, OURS, PAIRS, ROWS, Figures, Pair, markdown, plain_text
 from benchmarks.figures import missed as missed_in
 from benchmarks.rest import Activity
-from tests.interop.lab import ROOT, Lab, Process, missing, running_lab
+from tests.interop.lab import PEERS, ROOT, Lab, Process, missing, running_lab
 
 MODES: Final = ("join", "rtt", "conns", "http", "proxy", "bulk", "source", "idle", "seals")
 QUICK: Final = ("rtt", "conns", "bulk", "source", "idle", "seals")
@@ -257,12 +258,23 @@ class Bench:
         return [line for table in self.tables().values() for line in missed_in(table)]
 
 
+def versions() -> list[str]:
+    """Return what is compared, as far as it can be told."""
+    found = [f"Python {platform.python_version()}"]
+    if module := re.search(r"\btailscale\.com (v\S+)", (PEERS / "go.mod").read_text(encoding="utf-8")):
+        found.append(f"tsnet {module[1]}")
+    if kernel_missing() is None:
+        asked = subprocess.run(["wireguard-go", "--version"], capture_output=True, text=True, check=False)
+        found.append(asked.stdout.partition("\n")[0].strip())
+    return found
+
+
 def notes(plan: Plan, load_before: float, took: float) -> dict[str, str]:
     """Return what a run was made with."""
     return {
         "Date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "Machine": f"{os.cpu_count()} processors, {platform.system()} {platform.release()}, {platform.machine()}",
-        "Python": platform.python_version(),
+        "Versions": ", ".join(versions()),
         "Load average before, and after": f"{load_before:.1f}, {os.getloadavg()[0]:.1f}",
         "Load": f"{plan.seconds:g} s each, {plan.rounds} rounds, client and server on the same machine",
         "Took": f"{took:.0f} s",
