@@ -219,6 +219,63 @@ def test_user_timeout_ends_a_silent_peer() -> None:
     assert script.conn.error == "timeout"
 
 
+@pytest.mark.parametrize("window", [65_535, 0])
+@pytest.mark.parametrize("what", ["data", "fin"])
+def test_silence_before_does_not_count_towards_the_user_timeout(window: int, what: str) -> None:
+    script = Script.established(TcpConfig(user_timeout=3 * SECOND))
+    script.conn.send(b"x", script.now)
+    script.out()
+    script.feed(1, 2, wnd=window)
+    script.wait(3600 * SECOND)
+    start = script.now
+    if what == "data":
+        script.conn.send(b"x", script.now)
+    else:
+        script.conn.shutdown(script.now)
+    script.wait(2900 * MILLISECOND)
+    assert script.state() is not State.CLOSED
+    while script.state() is not State.CLOSED:
+        script.wait(MILLISECOND)
+    assert script.now - start == 3 * SECOND
+    assert script.conn.error == "timeout"
+
+
+def test_what_nobody_fetches_ends_by_the_user_timeout_too() -> None:
+    script = Script.established(TcpConfig(user_timeout=3 * SECOND))
+    script.wait(3600 * SECOND)
+    script.conn.send(b"x", script.now)
+    start = script.now
+    tries = []
+    while (deadline := script.conn.next_deadline()) is not None:  # the way out is blocked: out() is never called
+        script.now = deadline
+        script.conn.handle_deadline(deadline)
+        tries.append(script.conn.info().probes)
+    assert script.conn.error == "timeout"
+    assert 3 * SECOND <= script.now - start <= 3500 * MILLISECOND
+    assert tries[:-1] == list(range(1, len(tries)))
+    assert script.conn.info().backoff == 0
+
+
+def test_what_was_fetched_late_is_sent_and_counts_from_then() -> None:
+    script = Script.established(TcpConfig(user_timeout=3 * SECOND))
+    script.conn.send(b"x", script.now)
+    for _ in range(4):
+        deadline = script.conn.next_deadline()
+        assert deadline is not None
+        script.now = deadline
+        script.conn.handle_deadline(deadline)
+    assert script.conn.info().probes == 4
+    assert [s.payload_len for s in script.out()] == [1]
+    script.now += 10 * MILLISECOND
+    script.feed(1, 2)
+    assert script.conn.next_deadline() is None
+    script.conn.send(b"y", script.now)
+    script.out()
+    assert script.conn.info().probes == 0
+    script.wait(2900 * MILLISECOND)
+    assert script.state() is State.ESTABLISHED
+
+
 @pytest.mark.checklist(146)
 @pytest.mark.attack(45)
 def test_keepalive_probes_and_gives_up() -> None:

@@ -195,6 +195,19 @@ def test_a_dead_way_out_lets_nothing_pass() -> None:
     assert run_text(with_server(*lines, waiting)).status == "pass"
 
 
+def test_a_dead_way_out_ends_a_connection_by_its_user_timeout() -> None:
+    lines = (
+        "+0 setsockopt(4, SOL_TCP, TCP_USER_TIMEOUT, [2000], 4) = 0",
+        "+1 `tc qdisc replace dev tun0 root pfifo limit 0`",
+        "+0 write(4, ..., 10) = 10",
+        "+1.9 write(4, ..., 10) = 10",
+        "+.7 write(4, ..., 10) = -1 ETIMEDOUT (Connection timed out)",
+        "+0 %{ assert tcpi_probes == 4 and tcpi_backoff == 0 }%",
+    )
+    result = run_text(with_server(*lines))
+    assert result.status == "pass", result
+
+
 def test_tolerance_may_be_widened_from_outside() -> None:
     lines = with_server("+0 write(4, ..., 10) = 10", "+.02 > P. 1:11(10) ack 1")
     assert run_text(lines).status == "fail"

@@ -463,6 +463,7 @@ class Connections:
         if self._host.paths.used or self._host.paths.blocked:
             path = self._path_of(socket)
             if self._must_wait(socket, path, now):
+                self._arm(socket)
                 return
         src, src_port = socket.local
         dst, dst_port = socket.remote
@@ -524,7 +525,10 @@ class Connections:
         if connection.state is State.TIME_WAIT and not connection.readable_bytes:
             self._retire(socket)
             return
-        deadline = connection.next_deadline()
+        self._arm(socket)
+
+    def _arm(self, socket: TcpSocket) -> None:
+        deadline = socket.connection.next_deadline()
         if deadline is not None and (socket.armed is None or deadline < socket.armed):
             socket.armed = deadline
             self._serial += 1

@@ -185,7 +185,10 @@ class Connection:
             raise LocalProtocolError(f"send on a closed connection ({tcb.error or 'closed'})")
         if isinstance(data, memoryview) and (data.itemsize != 1 or data.ndim != 1):
             data = data.cast("B")
-        return self._sender.write(data)
+        taken = self._sender.write(data)
+        if taken and tcb.config.user_timeout and tcb.snd_una == tcb.snd_nxt:
+            self._sender.expect_fetch(now)
+        return taken
 
     def read(self, max_bytes: int, now: Instant) -> bytes:
         """Return up to *max_bytes* of what was received, ``b""`` when nothing waits (see :attr:`eof_received`)."""
@@ -374,7 +377,9 @@ class Connection:
             if self._sender.unanswered > tcb.config.data_retries:
                 self._life.give_up(now)
                 return
-            self._sender.on_persist_timer(now)
+            if not self._sender.on_persist_timer(now):
+                self._life.give_up(now)
+                return
         if at[KEEPALIVE] <= now:
             self._keepalive(now)
         if at[USER_TIMEOUT] <= now:
@@ -491,7 +496,7 @@ class Connection:
             reordering=recovery.rack.reordering,
             reorder_seen=recovery.rack.reorder_seen,
             rcv_mss=self._receiver.rcv_mss,
-            probes=sender.unanswered,
+            probes=sender.unanswered + sender.stalls,
             backoff=sender.rtt.backoff,
             retransmits=stats.retransmits,
             rto_fires=stats.rto_fires,

@@ -27,6 +27,8 @@ _CORK_TIME: Final = 200 * MILLISECOND
 _LEAST_PROBE_TIMEOUT: Final = 5 * MILLISECOND
 """Below this a late event loop would look like a lost tail."""
 _LEAST_RENEGED_TIMEOUT: Final = 10 * MILLISECOND
+_STALL_INTERVAL: Final = 500 * MILLISECOND
+"""How often it is looked whether data may go at last that a blocked way out has kept here."""
 
 
 @final
@@ -39,6 +41,7 @@ class Sender:
         rtt, cc, recovery: their states.
         retries: timeouts in a row for the oldest segment.
         probes: zero-window probes in a row; unanswered: those the peer did not react to.
+        stalls: how often something waited for a way out that was blocked.
         probe_due: a probe waits to be sent.
         corked: only full packets leave; override: the next one may be less than full, whatever else says no.
     """
@@ -73,6 +76,7 @@ class Sender:
         "recovery",
         "retries",
         "rtt",
+        "stalls",
         "unanswered",
     )
 
@@ -87,6 +91,7 @@ class Sender:
         self.retries = 0
         self.probes = 0
         self.unanswered = 0
+        self.stalls = 0
         self.probe_due = False
         self.override = False
         self.corked = False
@@ -335,21 +340,40 @@ class Sender:
         tcb.timers.at[RETRANSMIT] = self._rto_at
         return True
 
-    def on_persist_timer(self, now: Instant) -> None:
-        """Time for a window probe, or to send the little that a small window admits."""
+    def expect_fetch(self, now: Instant) -> None:
+        """Data waits and nothing is in flight: look after it, should the way out be blocked and nobody fetch it."""
+        at = self._tcb.timers.at
+        if at[PERSIST] == NEVER:
+            at[PERSIST] = now + self.rtt.rto
+            self.stalls = 0
+            self._tcb.progress_at = now
+
+    def on_persist_timer(self, now: Instant) -> bool:
+        """Time for a window probe, or to send the little that a small window admits.
+
+        Returns:
+            False if what waits has waited for longer than the user timeout because nobody fetched it.
+        """
         tcb = self._tcb
         tcb.timers.at[PERSIST] = NEVER
         if tcb.snd_una != tcb.snd_nxt:
-            return
+            return True
         if tcb.snd_wnd > 0:
             self.override = True  # RFC 9293 §3.8.6.2.1 (4): the override timeout
-            return
+            timeout = tcb.config.user_timeout
+            if timeout and self.buffer.end > tcb.snd_nxt:
+                if now - tcb.progress_at >= timeout:
+                    return False
+                self.stalls += 1
+                tcb.timers.at[PERSIST] = now + _STALL_INTERVAL
+            return True
         if self.probes == 0:
             self.arm_user_timeout()
         self.probes += 1
         self.unanswered += 1
         self.probe_due = True
         tcb.control_due = True
+        return True
 
     def arm_user_timeout(self) -> None:
         """Start the clock that ends a connection whose peer acknowledges nothing any more."""
@@ -395,6 +419,7 @@ class Sender:
         window_room = una + tcb.snd_wnd - nxt
         if nxt == una and window_room > 0 and now - self._last_send > self.rtt.rto:
             cc.on_idle()
+            tcb.progress_at = now  # the silence before does not count against the peer
         if window_room <= 0 and nxt != una:
             return
         congestion_room = recovery.undo.f_rto_room if testing else cc.cwnd - recovery.pipe()
@@ -531,6 +556,8 @@ class Sender:
         out.append(self._emitter.segment(tcb.snd_nxt, FIN | ACK, [], 0, now))
         tcb.fin_sent = True
         self._fin_alone = True
+        if tcb.snd_nxt == tcb.snd_una:
+            tcb.progress_at = now
         self.recovery.on_sent(tcb.snd_nxt, tcb.snd_nxt + 1, now)
         tcb.snd_nxt += 1
         if tcb.timers.at[RETRANSMIT] == NEVER:

@@ -91,7 +91,7 @@ class TcpInfo:
     rcv_mss: int
     """The largest packet payload that the peer sent, in bytes; 0 before the first."""
     probes: int
-    """Zero-window probes without an answer."""
+    """Zero-window probes without an answer; looks in vain whether a blocked way out is free again."""
     backoff: int
     """How often the retransmission timeout has doubled."""
     retransmits: int

@@ -45,7 +45,8 @@ class Tcb:
         ack_now: an ACK is owed; control_due: something besides data waits (SYN, probe, challenge, reset).
         ready: readiness bits not yet taken.
         error: why the connection ended, or ``None``.
-        progress_at: when the peer last acknowledged something or opened its window.
+        progress_at: when the peer last acknowledged something or opened its window; after silence, when something
+            for it to acknowledge came up.
     """
 
     __slots__ = (

@@ -169,7 +169,6 @@ class Run:
         self._last = start
         self.sent: deque[Live | LiveOther] = deque()
         self._blocked: _Blocked | None = None
-        self._dead = False
         self._drops = Drops()
         self._isn_known = False
         self._poked = False  # something happened that may let a blocked call go on
@@ -229,7 +228,7 @@ class Run:
     def _command(self, command: Command) -> None:
         meaning = mid_script(command)
         if meaning:
-            self._dead = meaning == "dead"
+            self.stack.set_blocked(meaning == "dead")
 
     def _code(self, code: Code) -> None:
         socket = self._calls.last_tcp
@@ -328,8 +327,7 @@ class Run:
     def pump(self) -> None:
         """Take what the stack wants to send now, and go on with a blocked call if that can."""
         for _ in range(_MAX_ROUNDS):
-            # A way out that takes nothing is one for which nobody fetches: the stack has not sent what it still has.
-            while not self._dead and (units := self.stack.egress(self.now)):
+            while units := self.stack.egress(self.now):
                 for unit in units:
                     live = self.flow.read(unit, self.now)
                     self._place_isn(live)
@@ -353,27 +351,16 @@ class Run:
         """Let time pass up to *until*."""
         for _ in range(_MAX_ROUNDS):
             self.pump()
-            deadline = self._next_deadline()
+            deadline = self.stack.next_deadline()
             if deadline is None or deadline > until:
                 self.now = max(self.now, until)
                 return
             self._tick(deadline)
         raise Mismatch("timers never come to rest")
 
-    def _next_deadline(self) -> Instant | None:
-        """Return the next deadline; with a dead way out that of the connection, for the stack waits to be asked."""
-        socket = self._calls.last_tcp
-        if self._dead and socket is not None:
-            return socket.connection.next_deadline()
-        return self.stack.next_deadline()
-
     def _tick(self, deadline: Instant) -> None:
         self.now = max(self.now, deadline)
-        socket = self._calls.last_tcp
-        if self._dead and socket is not None:
-            socket.connection.handle_deadline(self.now)
-        else:
-            self.stack.handle_deadline(self.now)
+        self.stack.handle_deadline(self.now)
         self._poked = True
 
     def _advance_to_packet(self, until: Instant, count: int) -> None:
@@ -382,7 +369,7 @@ class Run:
             self.pump()
             if len(self.sent) > count:
                 return
-            deadline = self._next_deadline()
+            deadline = self.stack.next_deadline()
             if deadline is None or deadline > until:
                 return
             self._tick(deadline)
