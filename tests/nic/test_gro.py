@@ -29,6 +29,17 @@ def test_in_order_segments_become_one() -> None:
     assert unit.flags == tcp.ACK | tcp.PSH
 
 
+@pytest.mark.attack(1, 54)
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("odd", [b"", b"E", bytes(20), bytes(40), b"`" * 39])
+def test_short_packets_among_segments_are_dropped_alone(odd: bytes, verify: bool) -> None:
+    drops = Drops()
+    stream = [tcp_packet(100, b"ab"), tcp_packet(102, b"cd"), odd, tcp_packet(104, b"ef"), odd, odd]
+    units = run(*stream, verify=verify, drops=drops)
+    assert b"".join(unit.payload for unit in units) == b"abcdef"
+    assert drops.total == 3
+
+
 def test_sequence_numbers_wrap() -> None:
     (unit,) = run(tcp_packet(0xFFFFFFFE, b"abcd"), tcp_packet(2, b"ef"))
     assert unit.payload == b"abcdef"

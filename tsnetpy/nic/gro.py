@@ -60,8 +60,9 @@ def coalesce(
     runs: dict[tuple[bytes, int], RxPacket] = {}
     run: RxPacket | None = None
     # What the next packet of `run` looks like if nothing changes but sequence number and checksum, as in bulk data: one
-    # comparison then stands for all the checks below, which the packet before it has passed. Length 0 for "not known".
-    same_size = 0
+    # comparison then stands for all the checks below, which the packet before it has passed. Length -1 for "not
+    # known": a packet from the wire may well be empty.
+    same_size = -1
     same_fields = _fields(20, 40)
     same = (b"", 0, b"", b"")
     same_data = 0
@@ -81,7 +82,7 @@ def coalesce(
             run.packets += 1
             run.next_seq = (run.next_seq + same_data) & 0xFFFFFFFF
             continue
-        same_size = 0
+        same_size = -1
         first = data[0] if size >= 40 else 0
         if first == 0x45:
             tos, total, frag, ttl, addrs, ports, seq, ack, offset_flags, wnd = _TCP4.unpack_from(data)
