@@ -33,6 +33,7 @@ class Target:
         self.now = 0
         self.stack = Stack(Dice(3), 1280, TcpConfig(rcv_buf=20_000, snd_buf=20_000), LIMITS)
         self.stack.set_addresses((A4, A6))
+        self.stack.paths.route = lambda ip: PEER_B if ip in (B4, B6) else None
         self.drops = Drops()
         self.filter = PacketFilter()
         self.filter.configure([], (A4, A6))
@@ -84,7 +85,7 @@ class Target:
             if deadline is not None and deadline <= self.now:
                 self.stack.handle_deadline(self.now)
         else:
-            self._application(op // 12 % 6, body)
+            self._application(op // 12 % 10, body)
         self._drain()
 
     def _application(self, what: int, body: bytes) -> None:
@@ -99,8 +100,17 @@ class Target:
                 self.open.close(self.now)
             elif what == 4:
                 self.udp.send_to(body * 40, Endpoint(B4, 9), self.now)
-            else:
+            elif what == 5:
                 self.echo.send_echo(B6, 1, body, self.now)
+            elif what == 6:
+                self.open.set_cork(bool(body[:1] > b"\x7f"))
+                self.open.set_nodelay(not body)
+            elif what == 7:
+                self.udp.send_to(body * 40, Endpoint(B6, 9), self.now, segment=len(body) * 3)
+            elif what == 8:
+                self.stack.set_path(PEER_B, 0, len(body) % 20)
+            else:
+                self.stack.set_blocked(bool(body[:1] > b"\x7f"))
         except LocalProtocolError:
             pass  # a call that the state does not allow
         while (socket := self.listener.accept()) is not None:

@@ -81,6 +81,14 @@ def test_a_full_accept_queue_is_silent_until_somebody_accepts() -> None:
     answer(feed(stack, syns[1]))
 
 
+def test_cookies_show_in_the_counters_of_a_node() -> None:
+    world = World()
+    world.b.plane.stack._host.limits.embryos = 0
+    world.connect(PLANE_B4)
+    stats = world.b.plane.stats()
+    assert (stats.cookies_sent, stats.cookies_accepted) == (1, 1)
+
+
 @pytest.mark.checklist(36)
 def test_backlog_may_change_while_listening() -> None:
     stack = make_stack()

@@ -360,5 +360,7 @@ class DataPlane:
             tx_packets=self.nic.tx_packets,
             tx_units=self.nic.tx_units,
             filter_accepted=self.filter.accepted,
+            cookies_sent=self.stack.syn_cookies.sent,
+            cookies_accepted=self.stack.syn_cookies.accepted,
             drops=collect_drops(engines),
         )

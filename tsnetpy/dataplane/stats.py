@@ -22,6 +22,10 @@ class DataPlaneStats:
     tx_units: int
     filter_accepted: int
     """Inner packets that the filter let in."""
+    cookies_sent: int
+    """TCP handshakes that were answered with a SYN cookie, for want of room for half-open connections."""
+    cookies_accepted: int
+    """Those of them that were completed."""
     drops: dict[str, int]
     """Everything dropped, by engine and reason: ``"wg.replay"``, ``"filter.rule"``, ``"nic.tcp_checksum"``, ..."""
 
