@@ -240,6 +240,29 @@ def test_silence_before_does_not_count_towards_the_user_timeout(window: int, wha
     assert script.conn.error == "timeout"
 
 
+@pytest.mark.checklist(69, 73)
+@pytest.mark.parametrize("timeout", [0, 300])
+def test_a_window_that_is_taken_back_does_not_end_the_connection(timeout: int) -> None:
+    script = Script.established(TcpConfig(data_retries=5, user_timeout=timeout * SECOND))
+    script.conn.send(blob(3 * MSS), script.now)
+    script.out()
+    script.feed(1, 1, wnd=0)
+    sent = []
+    for _ in range(20):  # it answers, and takes nothing
+        deadline = script.conn.next_deadline()
+        assert deadline is not None
+        sent += script.wait(deadline - script.now)
+        script.feed(1, 1, wnd=0)
+    assert script.state() is State.ESTABLISHED
+    assert len(sent) >= 19
+    (again, *_) = script.feed(1, 1, wnd=65_535)
+    assert again.seq == 1
+    script.feed(1, 1 + MSS, wnd=0)
+    while script.state() is not State.CLOSED:  # and now it has gone
+        script.wait(SECOND)
+    assert script.conn.error == "timeout"
+
+
 def test_what_nobody_fetches_ends_by_the_user_timeout_too() -> None:
     script = Script.established(TcpConfig(user_timeout=3 * SECOND))
     script.wait(3600 * SECOND)

@@ -267,7 +267,7 @@ class Recovery:
         elif not tcb.sack_on:
             # Partial ACK: the next hole starts right here (RFC 6582 §3.2 step 3, "partial acknowledgment").
             self._reno_sacked = max(0, self._reno_sacked - acked + tcb.mss)
-            self._lose_first()
+            self.lose_first()
         self._judge(delivered, True, now)
 
     def _f_rto(self, acked: int, new_round: bool, now: Instant) -> None:
@@ -397,10 +397,10 @@ class Recovery:
             return False  # una <= point: the duplicates stem from our own retransmissions
         self._reno_sacked = self.dup_acks * tcb.mss
         self.enter(0, now)
-        self._lose_first()
+        self.lose_first()
         return True
 
-    def _lose_first(self) -> None:
+    def lose_first(self) -> None:
         """Deem the first packet lost and send it whatever the window says."""
         tcb = self._tcb
         self.flight.mark_range_lost(tcb.snd_una, min(tcb.snd_una + tcb.mss, tcb.snd_nxt))

@@ -58,6 +58,7 @@ class Sender:
         "_probe_resent",
         "_probe_start",
         "_rto_at",
+        "_shut",
         "_small_end",
         "_tail_armed",
         "_tail_due",
@@ -104,6 +105,7 @@ class Sender:
         self._small_end = tcb.iss
         self._used_until = tcb.iss
         self._want_space = False
+        self._shut = False
         self._fin_alone = False
         # Tail loss probe (RFC 8985 §7): whether the timer stands for one, whether one is to be sent, and the range of
         # the one under way (end 0 for none).
@@ -226,6 +228,12 @@ class Sender:
     def on_repeated_ack(self, now: Instant) -> None:
         """A pure ACK of SND.UNA arrived that tells nothing new: a duplicate, if anything is in flight."""
         tcb = self._tcb
+        if tcb.snd_wnd == 0 and self.retries:
+            # The peer took its window back: what is sent again is a probe by now, and whoever answers that is alive.
+            # RFC 9293 §3.8.6.1: such a connection MUST stay.
+            self.retries = 1
+            tcb.progress_at = now
+            self.arm_user_timeout()
         if tcb.sack_on:
             if self._probe_end == tcb.snd_una and self._probe_resent:
                 self._probe_end = 0  # the tail probe was superfluous; not every peer says so by DSACK (RFC 8985 §7.4.2)
@@ -264,6 +272,12 @@ class Sender:
         tcb = self._tcb
         if tcb.snd_wnd > tcb.max_snd_wnd:
             tcb.max_snd_wnd = tcb.snd_wnd
+        if tcb.snd_wnd == 0:
+            self._shut = True
+        elif self._shut:
+            self._shut = False
+            if self.retries:
+                self.recovery.lose_first()  # it was refused, and may go now: no use in waiting for the next timeout
         if tcb.snd_wnd and self.probes:
             self.probes = 0
             self.unanswered = 0
