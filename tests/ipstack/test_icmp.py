@@ -43,6 +43,12 @@ def test_ping_with_a_used_up_hop_limit_is_answered(ttl: int) -> None:
     assert (reply[12:16], reply[16:20], reply[8]) == (A4, B4, 64)
 
 
+def test_an_echo_has_the_class_of_the_request_but_not_its_marks() -> None:
+    request = icmpv4.echo(True, 1, 2, b"x").encode()
+    (reply,) = feed(make_stack(), ip_packet(B4, A4, 1, request, tos=0xBB))
+    assert reply[1] == 0xB8
+
+
 def test_own_addresses_answer_without_the_tunnel() -> None:
     stack = make_stack()
     socket = stack.icmp_bind()

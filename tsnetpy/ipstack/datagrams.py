@@ -92,7 +92,8 @@ class Datagrams:
                 return
             rest = int.from_bytes(rx.raw[rx.offset + 4 : rx.offset + 8], "big")
             body = rx.raw[rx.offset + 8 : rx.end]
-            self._host.enqueue(icmp.echo_packet(rx.dst, rx.src, False, rest, body, self._host.next_ident(), rx.tos))
+            tos = rx.tos & 0xFC  # what routers marked on the way here (RFC 3168) is not so on the way back
+            self._host.enqueue(icmp.echo_packet(rx.dst, rx.src, False, rest, body, self._host.next_ident(), tos))
         elif icmp.is_echo_reply(rx):
             rest = int.from_bytes(rx.raw[rx.offset + 4 : rx.offset + 8], "big")
             socket = self._idents.get(rest >> 16)
