@@ -14,6 +14,8 @@ import anyio
 import h11
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
+from tsnetpy.runtime.accepted import hold_reading
+
 _log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -157,6 +159,7 @@ async def guard(stream: SocketStream, serve: Callable[[SocketStream], Awaitable[
     """Run *serve* for one accepted connection and close it; whatever goes wrong ends that connection only."""
     try:
         set_no_delay(stream)
+        hold_reading(stream)
         await serve(stream)
     except Exception as error:
         # The border of the server: a bug that one client can reach must not throw out the others.

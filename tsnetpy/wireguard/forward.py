@@ -15,6 +15,7 @@ from anyio.abc import ByteStream, TaskStatus
 
 from tsnetpy.base.errors import ConfigError
 from tsnetpy.netstack.udp import UdpSocket
+from tsnetpy.runtime.accepted import hold_reading
 from tsnetpy.runtime.splice import splice
 
 from .config import HostPort
@@ -98,6 +99,7 @@ async def forward_tcp(
     limiter = anyio.CapacityLimiter(MAX_CONNECTIONS)
 
     async def handle(client: ByteStream) -> None:
+        hold_reading(client)
         await _join(client, lambda: node.connect_tcp(*forward.target), forward.target, limiter)
 
     async with listener:
