@@ -26,6 +26,13 @@ from .attributes import WhoIs
 
 _ROUNDS: Final = 64
 """Rounds of sending in one turn; what is left waits for the timer task, so that one turn stays bounded."""
+_BREATH: Final = 1 << 18
+"""After so many bytes sent, the event loop gets two turns before there are more.
+
+In them what has come meanwhile is read: acknowledgments, and whatever else lives on this loop. A thousand connections
+that begin at once would otherwise leave as one burst that no receive buffer holds, and those whose part of it is lost
+wait for a retransmission while the others go on.
+"""
 
 
 _DELIVERED: Final = frozenset({State.CLOSED, State.FIN_WAIT_2, State.TIME_WAIT})
@@ -70,10 +77,12 @@ class Pump:
         "_corked",
         "_drain",
         "_failure",
+        "_held",
         "_more",
         "_passed",
         "_running",
         "_scheduled",
+        "_sent",
         "_sink",
         "_soon",
         "_turning",
@@ -119,6 +128,8 @@ class Pump:
         self._passed = 0  # calls of _uncork that took place
         self._corked = False  # what is sent now goes out with the call of that number
         self._uncork_at = 0
+        self._sent = 0  # bytes since the event loop had a turn for sure
+        self._held = False  # it is to have one now
         self._failure: Exception | None = None
         self._running = False
         self._drain: anyio.Event | None = None
@@ -158,7 +169,7 @@ class Pump:
             self._running = False
             self._soon = None
             self.wakeup = anyio.Event
-            self._corked = False
+            self._corked = self._held = False
 
     def deliver(self, batch: Sequence[Buffer], path: PathId, now: Instant) -> None:
         """Take datagrams from the underlay (its ``deliver`` callback)."""
@@ -211,12 +222,25 @@ class Pump:
         self._passed += 1
         if self._corked and self._passed >= self._uncork_at:
             self._corked = False
-            try:
-                self.turn(self._clock())
-            except Exception as failure:  # run() raises it
-                self._failure = failure
-                if self._wake is not None:
-                    self._wake.set()
+            self._turn_from_loop()
+
+    def _breathe(self) -> None:
+        """One turn of the event loop has begun; the next is for what arrives, too: it takes in less than it sends."""
+        if self._soon is not None:
+            self._soon(self._breathed)
+
+    def _breathed(self) -> None:
+        if self._held:
+            self._held = False
+            self._turn_from_loop()
+
+    def _turn_from_loop(self) -> None:
+        try:
+            self.turn(self._clock())
+        except Exception as failure:  # run() raises it
+            self._failure = failure
+            if self._wake is not None:
+                self._wake.set()
 
     def configure(self, config: DataPlaneConfig) -> None:
         """Apply a new configuration to the data plane."""
@@ -244,6 +268,8 @@ class Pump:
             # An underlay that delivers from inside send() (two nodes on one in-memory wire) lands here.
             self._again = True
             return
+        if self._held:
+            return
         self._turning = True
         self.turns += 1
         plane = self.dataplane
@@ -256,7 +282,13 @@ class Pump:
                         self._sink(event)
                 for peer, batch in plane.to_underlay(now):
                     send(peer, batch)
+                    self._sent += len(batch.data)
                 if not self._again and not plane.pending:
+                    break
+                if self._sent >= _BREATH and self._soon is not None:
+                    self._sent = 0
+                    self._held = True
+                    self._soon(self._breathe)
                     break
             else:
                 self._more = True
