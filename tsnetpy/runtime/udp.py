@@ -42,7 +42,7 @@ _ONE_BY_ONE: Final = 32
 _LOOK_BEHIND: Final = 7
 """After so many datagrams that came one by one, a call to see that nothing is behind one is worth it only every eighth
 time; if something is, the loop calls again at once. Sooner would cost more than it saves: with a few connections at
-work, single datagrams alternate with groups, and for a group that is taken apart everything turns once for each part."""
+work single datagrams alternate with groups, and for a group that is taken apart everything turns once for each part."""
 _MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # arithmetic on the enumeration takes longer than the system call's return
 _NO_GSO_HERE: Final = frozenset({errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
 _NO_GSO_THERE: Final = frozenset({errno.EINVAL, errno.EMSGSIZE})
