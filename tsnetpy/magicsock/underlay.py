@@ -33,6 +33,7 @@ from tsnetpy.disco.netcheck import Report
 from tsnetpy.disco.paths import PathPeer, Paths, UserPong
 from tsnetpy.disco.peer import SESSION_TIMEOUT
 from tsnetpy.runtime.clock import loop_clock, monotonic_ns
+from tsnetpy.runtime.flusher import Flusher
 from tsnetpy.runtime.queues import Kick
 from tsnetpy.runtime.udp import Received, UdpPort, UdpSocket
 from tsnetpy.runtime.underlay import (
@@ -94,7 +95,7 @@ class MagicSock:
         drops: lost datagrams by reason (see also :meth:`counters`).
         derp: the relay connections.
         on_burst: told when the way to a peer changes: how many datagrams may go back to back, 0 for no limit.
-        on_blocked: told when the kernel takes no more (True), and when everything kept meanwhile has left (False).
+        flusher: its ``on_blocked`` is told when the kernel takes no more, and when it does again.
     """
 
     def __init__(
@@ -124,7 +125,6 @@ class MagicSock:
         self._report = Report()
         self._timer = Kick()
         self._armed: Instant | None = None
-        self._flush = Kick()
         self._restun = Kick()
         self._config: UnderlayConfig | None = None
         self._pings: dict[bytes, _PingWait] = {}
@@ -132,9 +132,8 @@ class MagicSock:
         self._interface_ips: list[bytes] = []
         self._last_active: Instant | None = None
         self._relayed: set[PeerId] = set()
-        self._blocked = False
+        self.flusher = Flusher()
         self.on_burst: Callable[[PeerId, int], None] | None = None
-        self.on_blocked: Callable[[bool], None] | None = None
         self.derp = DerpPool(self._entropy, self)
 
     # -- PathUnderlay -------------------------------------------------------------------------------------------
@@ -281,7 +280,7 @@ class MagicSock:
                 for sock in port.sockets:
                     tasks.start_soon(self._read, sock, name="magicsock-read")
                 tasks.start_soon(self._run_timers, name="magicsock-timers")
-                tasks.start_soon(self._run_flusher, port, name="magicsock-flush")
+                tasks.start_soon(self.flusher.run, port.sockets, name="magicsock-flush")
                 tasks.start_soon(self._run_stun, self._stun, name="magicsock-stun")
                 tasks.start_soon(self._watch_links, name="magicsock-links")
                 tasks.start_soon(self.derp.run, name="magicsock-derp")
@@ -391,8 +390,7 @@ class MagicSock:
         if not code:
             sock = port.v4 if len(endpoint.ip) == 4 else port.v6
             if sock is not None and sock.has_pending:
-                self._note_blocked(True)
-                self._flush.kick()
+                self.flusher.note_pending()
             return True
         if code in _UNREACHABLE:
             self._paths.note_unreachable(peer, endpoint)
@@ -402,12 +400,6 @@ class MagicSock:
         (self._relayed.add if relayed else self._relayed.discard)(peer)
         if self.on_burst is not None:
             self.on_burst(peer, RELAY_BURST if relayed else 0)
-
-    def _note_blocked(self, blocked: bool) -> None:
-        if blocked != self._blocked:
-            self._blocked = blocked
-            if self.on_blocked is not None:
-                self.on_blocked(blocked)
 
     def _settle(self, now: Instant) -> None:
         """After every call into the paths: events, then messages to send, then the timer."""
@@ -526,15 +518,6 @@ class MagicSock:
             self._armed = deadline
             with anyio.move_on_after(None if deadline is None else max(0, deadline - monotonic_ns()) / SECOND):
                 await self._timer.wait()
-
-    async def _run_flusher(self, port: UdpPort) -> None:
-        while True:
-            await self._flush.wait()
-            for sock in port.sockets:
-                while sock.has_pending:
-                    await sock.wait_writable()
-                    sock.flush()
-            self._note_blocked(False)
 
     async def _run_stun(self, stun: StunProber) -> None:
         self._publish()  # interface addresses at once; what STUN adds comes when it is known

@@ -98,7 +98,7 @@ class Wiring:
         self.pump.identify = self._identify
         if isinstance(self.underlay, MagicSock):
             self.underlay.on_burst = self.pump.set_burst
-            self.underlay.on_blocked = self.pump.set_blocked
+            self.underlay.flusher.on_blocked = self.pump.set_blocked
         self.dialer = Dialer(accept_routes=config.accept_routes)
         hostinfo = default_hostinfo(config.hostname, version=VERSION, entropy=self.entropy, tags=config.tags)
         hostinfo = msgspec.structs.replace(hostinfo, ssh_host_keys=config.ssh_host_keys, shields_up=config.shields_up)

@@ -20,6 +20,7 @@ from tsnetpy.base.packet import Buffer, PeerId, TxBatch
 from tsnetpy.base.ring import Ring
 from tsnetpy.base.stats import Drops
 from tsnetpy.runtime.clock import monotonic_ns
+from tsnetpy.runtime.flusher import Flusher
 from tsnetpy.runtime.queues import Kick
 from tsnetpy.runtime.supervise import Backoff
 from tsnetpy.runtime.threads import run_blocking
@@ -104,11 +105,11 @@ class _PeerPath:
 class _Binding:
     """A UDP port with the tasks that work on it."""
 
-    __slots__ = ("flush", "port", "scope")
+    __slots__ = ("flusher", "port", "scope")
 
     def __init__(self, port: UdpPort) -> None:
+        self.flusher = Flusher()
         self.port = port
-        self.flush = Kick()
         self.scope = anyio.CancelScope()
 
 
@@ -124,7 +125,7 @@ class WireGuardUnderlay:
 
     Attributes:
         drops: lost datagrams by reason (see also :meth:`counters`).
-        on_blocked: told when the kernel takes no more (True), and when everything kept meanwhile has left (False).
+        on_blocked: told when the kernel takes no more, and when it does again (:mod:`tsnetpy.runtime.flusher`).
     """
 
     def __init__(
@@ -144,7 +145,6 @@ class WireGuardUnderlay:
         self._bound: _Binding | None = None
         self._tasks: TaskGroup | None = None
         self._deliver: Deliver | None = None
-        self._blocked = False
         self.on_blocked: Callable[[bool], None] | None = None
 
     # -- Underlay ----------------------------------------------------------------------------------------------------
@@ -261,6 +261,7 @@ class WireGuardUnderlay:
 
     def _bind(self, port: UdpPort, group: TaskGroup, deliver: Deliver) -> None:
         self._bound = bound = _Binding(port)
+        bound.flusher.on_blocked = self.on_blocked
         group.start_soon(self._serve, bound, deliver)
 
     async def _serve(self, bound: _Binding, deliver: Deliver) -> None:
@@ -270,18 +271,16 @@ class WireGuardUnderlay:
                 async with anyio.create_task_group() as group:
                     for sock in bound.port.sockets:
                         group.start_soon(self._read, sock, deliver)
-                    group.start_soon(self._run_flusher, bound)
+                    group.start_soon(bound.flusher.run, bound.port.sockets)
         finally:
             bound.port.close()
-            self._note_blocked(False)  # what the closed port had kept is gone
 
     def _send(self, to: Endpoint, data: Buffer, segment_size: int) -> None:
         bound = self._bound
         if bound is not None:
             bound.port.send(data, segment_size, to)  # a refusal of the host is counted in the socket's drops
             if any(sock.has_pending for sock in bound.port.sockets):
-                self._note_blocked(True)
-                bound.flush.kick()
+                bound.flusher.note_pending()
 
     def _release(self, path: _PeerPath) -> None:
         """Send what has waited for a first address."""
@@ -330,21 +329,6 @@ class WireGuardUnderlay:
             run += [data[at : at + size] for at in range(0, len(data), size)]
         if run and source is not None:
             deliver(run, ("udp", source.ip, source.port), now)
-
-    async def _run_flusher(self, bound: _Binding) -> None:
-        while True:
-            await bound.flush.wait()
-            for sock in bound.port.sockets:
-                while sock.has_pending:
-                    await sock.wait_writable()
-                    sock.flush()
-            self._note_blocked(False)
-
-    def _note_blocked(self, blocked: bool) -> None:
-        if blocked != self._blocked:
-            self._blocked = blocked
-            if self.on_blocked is not None:
-                self.on_blocked(blocked)
 
 
 def _endpoint_of(path: object) -> Endpoint | None:
