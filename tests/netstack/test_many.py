@@ -48,3 +48,67 @@ async def test_a_crowd_that_arrives_at_once_waits_for_no_retransmission(count: i
         _, _, times = await open_many(net, count)
         assert max(times) < 0.2
         assert "syn_limit" not in net.b.pump.stack.drops.counts
+
+
+def jain(shares: list[int]) -> float:
+    """Return Jain's index: 1 if all are equal, 1/n if one has all."""
+    return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
+async def test_many_connections_share_a_narrow_way(down: bool) -> None:
+    """All send for as long as it lasts; nothing is lost, so what counts is the order in which the node serves them."""
+    count = 200
+    window = TcpConfig(rcv_buf=6144, rcv_buf_max=6144, snd_buf=6144, snd_buf_max=6144)
+    async with pair(Link(delay=10 * MILLISECOND, rate=20_000_000), tcp_config=window) as net:
+        near, far, _ = await open_many(net, count)
+        sources, sinks = (far, near) if down else (near, far)
+        got = [0] * count
+
+        async def send(stream: TcpStream) -> None:
+            while True:
+                await stream.send(bytes(6144))
+
+        async def receive(n: int, stream: TcpStream) -> None:
+            while True:
+                got[n] += len(await stream.receive())
+
+        with anyio.move_on_after(1.2):
+            async with anyio.create_task_group() as group:
+                for n in range(count):
+                    group.start_soon(send, sources[n])
+                    group.start_soon(receive, n, sinks[n])
+        assert sum(got) > 1_800_000  # the way was full
+        assert jain(got) >= 0.9, (min(got), max(got))
+
+
+async def test_slow_readers_stop_their_senders_at_a_bounded_memory() -> None:
+    """Nobody reads, every sender goes on until it is stopped; what both ends hold is what their buffers may hold."""
+    count, buffer = 100, 32768
+    config = TcpConfig(rcv_buf=buffer, rcv_buf_max=buffer, snd_buf=buffer, snd_buf_max=buffer)
+    async with pair(Link(delay=5 * MILLISECOND), tcp_config=config) as net:
+        near, far, _ = await open_many(net, count)
+        taken = [0] * count
+
+        async def send(n: int) -> None:
+            while True:
+                await near[n].send(bytes(8192))
+                taken[n] += 8192
+
+        async with anyio.create_task_group() as group:
+            for n in range(count):
+                group.start_soon(send, n)
+            await anyio.sleep(30)
+            stopped = list(taken)
+            assert all(buffer <= size <= 2 * buffer + 8192 for size in stopped)
+            held = sum(stream._socket.readable_bytes for stream in far)
+            assert held <= count * buffer
+            await anyio.sleep(30)
+            assert taken == stopped
+            # One reader wakes its own sender and nobody else's.
+            for _ in range(20):
+                await far[7].receive()
+                await anyio.sleep(0.1)
+            assert taken[7] > stopped[7]
+            assert [n for n in range(count) if taken[n] != stopped[n]] == [7]
+            group.cancel_scope.cancel()
