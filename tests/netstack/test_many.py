@@ -58,9 +58,9 @@ def jain(shares: list[int]) -> float:
 @pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
 async def test_many_connections_share_a_narrow_way(down: bool) -> None:
     """All send for as long as it lasts; nothing is lost, so what counts is the order in which the node serves them."""
-    count = 200
+    count = 100
     window = TcpConfig(rcv_buf=6144, rcv_buf_max=6144, snd_buf=6144, snd_buf_max=6144)
-    async with pair(Link(delay=10 * MILLISECOND, rate=20_000_000), tcp_config=window) as net:
+    async with pair(Link(delay=10 * MILLISECOND, rate=50_000_000), tcp_config=window) as net:
         near, far, _ = await open_many(net, count)
         sources, sinks = (far, near) if down else (near, far)
         got = [0] * count
@@ -73,13 +73,13 @@ async def test_many_connections_share_a_narrow_way(down: bool) -> None:
             while True:
                 got[n] += len(await stream.receive())
 
-        with anyio.move_on_after(1.2):
+        with anyio.move_on_after(0.6):
             async with anyio.create_task_group() as group:
                 for n in range(count):
                     group.start_soon(send, sources[n])
                     group.start_soon(receive, n, sinks[n])
-        assert sum(got) > 1_800_000  # the way was full
-        assert jain(got) >= 0.9, (min(got), max(got))
+        assert sum(got) > 2_500_000  # the way was full
+        assert jain(got) >= 0.95, (min(got), max(got))
 
 
 async def test_slow_readers_stop_their_senders_at_a_bounded_memory() -> None:
