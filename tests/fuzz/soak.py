@@ -269,6 +269,8 @@ def run_parts(first_seed: int, packets: int, jobs: int, progress: Path | None) -
     dropped: dict[str, int] = {}
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         for future in as_completed([pool.submit(part, seed) for seed in left]):
+            if future.exception() is not None:
+                pool.shutdown(wait=False, cancel_futures=True)  # or all other parts would run first
             seed, fed, slowest, counts = future.result()
             total += fed
             done[str(seed)] = fed

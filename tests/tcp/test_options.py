@@ -144,3 +144,14 @@ def test_a_user_timeout_set_in_mid_flight_counts() -> None:
         script.wait(SECOND // 4)
     assert 8 * SECOND <= script.now - start < 9 * SECOND
     assert script.conn.error == "timeout"
+
+
+def test_a_window_is_not_paced_before_the_round_trip_was_sampled() -> None:
+    """SACK measures the least round trip even where Karn's algorithm lets nothing be sampled."""
+    script = Script.established(CONFIG, options=bytes.fromhex("020403e8"))
+    sender = script.conn._sender
+    sender.rtt.srtt = 0
+    sender.rtt.min_rtt = 10 * MILLISECOND
+    sender.cc.cwnd = 30 * MSS
+    script.conn.send(bytes(20 * MSS), script.now)
+    assert sum(sizes(script.out())) == 20 * MSS

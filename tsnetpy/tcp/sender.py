@@ -448,6 +448,7 @@ class Sender:
             and config.pacing
             and recovery.state == OPEN
             and self.rtt.min_rtt > LEAST_RTT
+            and self.rtt.srtt  # after a SYN sent twice, or a cookie, SACK may tell the least round trip first
         ):
             pacer = self._pacer
             if pacer is None:
