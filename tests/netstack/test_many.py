@@ -57,7 +57,7 @@ def jain(shares: list[int]) -> float:
 
 @pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
 async def test_many_connections_share_a_narrow_way(down: bool) -> None:
-    """All send for as long as it lasts; nothing is lost, so what counts is the order in which the node serves them."""
+    """All send for as long as it lasts, and get the like of it although each fills the way by itself."""
     count = 100
     window = TcpConfig(rcv_buf=6144, rcv_buf_max=6144, snd_buf=6144, snd_buf_max=6144)
     async with pair(Link(delay=10 * MILLISECOND, rate=50_000_000), tcp_config=window) as net:
