@@ -305,7 +305,7 @@ http {{
 
 
 @contextlib.contextmanager
-def running_tunnel(tag: str = "t", *, servers: bool = True) -> Iterator[Tunnel]:
+def running_tunnel(tag: str = "a", *, servers: bool = True) -> Iterator[Tunnel]:
     """Make a :class:`Tunnel` and take it down again; *tag*, one letter, tells those of one process apart."""
     directory = pathlib.Path(tempfile.mkdtemp(prefix="tsnetpy-wg-"))
     directory.chmod(0o755)
