@@ -13,6 +13,9 @@ from tsnetpy.testing.internet import Link
 
 pytestmark = pytest.mark.anyio
 
+INITIAL_WINDOW = 10 * 1228
+"""RFC 6928, with the segments that a tunnel of 1,280 bytes has room for."""
+
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
@@ -112,3 +115,31 @@ async def test_slow_readers_stop_their_senders_at_a_bounded_memory() -> None:
             assert taken[7] > stopped[7]
             assert [n for n in range(count) if taken[n] != stopped[n]] == [7]
             group.cancel_scope.cancel()
+
+
+async def test_nobody_is_served_a_third_time_before_everybody_was_served() -> None:
+    """On a way without limits it is the node that makes them wait: whose turn is over goes to the end of the line."""
+    count = 300
+    async with pair() as net:
+        near, far, _ = await open_many(net, count)
+        got = [0] * count
+        when_all_had_some: list[list[int]] = []
+
+        async def receive(n: int) -> None:
+            async for chunk in far[n]:
+                if not got[n] and got.count(0) == 1:
+                    when_all_had_some.append(list(got))
+                got[n] += len(chunk)
+
+        async def send(n: int) -> None:
+            await near[n].send(bytes(100_000))
+            await near[n].send_eof()
+
+        async with anyio.create_task_group() as group:
+            for n in range(count):
+                group.start_soon(receive, n)
+            for n in range(count):
+                group.start_soon(send, n)
+        assert set(got) == {100_000}
+        # One window, and the doubled one behind its acknowledgments: trio starts the senders in a random order.
+        assert max(when_all_had_some[0]) <= 3 * INITIAL_WINDOW, max(when_all_had_some[0])

@@ -64,6 +64,7 @@ class Pump:
         stack: its IP stack, for sockets.
         identify: tells who an address is; set by the node, so that streams can carry identities.
         turns: how often :meth:`turn` ran.
+        wakeups: how often the timer task woke up; what keeps an idle node from sleeping shows here.
         sockets: TCP connections that an application has or had, until the stack forgets them.
         others: open listeners and UDP sockets.
         stopped: the node has ended; sockets raise ``ClosedResourceError``.
@@ -97,6 +98,7 @@ class Pump:
         "stopped",
         "turns",
         "wakeup",
+        "wakeups",
     )
 
     def __init__(
@@ -111,6 +113,7 @@ class Pump:
         self.stack = dataplane.stack
         self.identify: Callable[[IpBytes], WhoIs | None] = _nobody
         self.turns = 0
+        self.wakeups = 0
         self.sockets: dict[TcpSocket, None] = {}
         self.others: set[Readable] = set()
         self.stopped = False
@@ -153,6 +156,7 @@ class Pump:
             task_status.started()
             while True:
                 await self._sleep()
+                self.wakeups += 1
                 if self._failure is not None:
                     raise self._failure
                 # A sleep may end a moment early; a deadline that is handled "too early" would not be due and the

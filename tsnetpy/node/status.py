@@ -65,7 +65,7 @@ class NodeStatus:
     health: tuple[str, ...] = ()
     """What the server (or we ourselves) find wrong, in words."""
     counters: Mapping[str, int] = field(default_factory=dict)
-    """Packets and bytes through the data plane."""
+    """Packets and bytes through the data plane; turns of the pump, and wake-ups of its timer."""
     drops: Mapping[str, int] = field(default_factory=dict)
     """Dropped packets by reason; nothing is dropped without a count."""
     accel: str = ""
@@ -114,7 +114,11 @@ def node_status(parts: Wiring | None, control_url: str) -> NodeStatus:
         underlay=parts.underlay.state.value,
         peers=tuple(_peer_status(parts, netmap, node) for node in netmap.peers.values()) if netmap is not None else (),
         health=health,
-        counters={name: n for name, n in asdict(stats).items() if isinstance(n, int)},
+        counters={
+            **{name: n for name, n in asdict(stats).items() if isinstance(n, int)},
+            "pump_turns": parts.pump.turns,
+            "pump_wakeups": parts.pump.wakeups,
+        },
         drops={**stats.drops, **{f"underlay.{name}": n for name, n in parts.underlay.drop_counts().items()}},
         accel=accel.ops.name,
         compiled=is_compiled(),
