@@ -25,7 +25,7 @@ from .errors import (
 )
 from .netstack.attributes import TsnetAttribute, WhoIs
 from .netstack.tcp import TcpListener, TcpStream
-from .netstack.udp import Datagram, UdpSocket
+from .netstack.udp import ConnectedUdpSocket, Datagram, UdpSocket
 from .node.config import NodeConfig
 from .node.host import NodeHost
 from .node.node import Node, PingReply
@@ -34,6 +34,7 @@ from .node.status import NodeStatus, PeerStatus
 __all__ = [
     "AuthError",
     "ConfigError",
+    "ConnectedUdpSocket",
     "ControlError",
     "Datagram",
     "DecodeError",

@@ -92,12 +92,17 @@ class Stubborn(socket.socket):
 
     refuse_gso = 0
     refuse_all = 0
+    open_for = 0  # datagrams that are taken all the same
 
     def sendmsg(self, *args: object) -> int:
+        if not self.refuse_gso:
+            return super().sendmsg(*args)  # type: ignore[arg-type]  # passed through unchanged
         raise OSError(self.refuse_gso, "refused")
 
     def sendto(self, *args: object) -> int:
-        if self.refuse_all:
+        if self.open_for:
+            self.open_for -= 1
+        elif self.refuse_all:
             raise OSError(self.refuse_all, "refused")
         return super().sendto(*args)  # type: ignore[call-overload,no-any-return]  # passed through unchanged
 
@@ -143,7 +148,7 @@ async def test_full_socket_keeps_a_bounded_queue(stubborn: UdpSocket) -> None:
         to = Endpoint(LOOPBACK_V4, sock.port)
         for i in range(200):
             assert stubborn.send(b"%03d" % i * 20, 60, to) == 0
-        assert stubborn.has_pending
+        assert stubborn.pending
         assert stubborn.pending_dropped == 200 - 128
         assert not stubborn.flush()
         raw.refuse_all = 0
@@ -173,6 +178,49 @@ async def test_partial_batch_is_continued_after_a_full_socket(stubborn: UdpSocke
     finally:
         receiver.close()
         stubborn.close()
+
+
+@pytest.mark.parametrize("gso", [True, False])
+async def test_what_was_kept_goes_out_in_order_before_anything_newer(gso: bool) -> None:
+    receiver = UdpPort.open(ipv6=False)
+    raw = Stubborn(socket.AF_INET, socket.SOCK_DGRAM)
+    raw.bind(("127.0.0.1", 0))
+    sender = UdpSocket(raw)
+    sock = receiver.v4
+    assert sock is not None
+    told = 0
+
+    def on_pending() -> None:
+        nonlocal told
+        told += 1
+
+    try:
+        sender.gso = gso
+        sender.on_pending = on_pending
+        to = Endpoint(LOOPBACK_V4, sock.port)
+        raw.refuse_gso = raw.refuse_all = errno.EAGAIN
+        sizes = [100, 300, 100, 450]
+        sent = []
+        for number, size in enumerate(sizes):
+            data = b"".join(bytes([number, part]) * 50 for part in range(-(-size // 100)))[:size]
+            sent += datagrams(data, 100)
+            assert sender.send(data, 100, to) == 0
+        assert told == 1
+        for _ in range(3):
+            assert not sender.flush()  # in vain: nothing may change its place
+        assert sender.pending == len(sizes)
+        if not gso:
+            raw.open_for = 3  # the first batch, and two thirds of the second
+            assert not sender.flush()
+            assert sender.pending == 3
+        raw.refuse_gso = raw.refuse_all = 0
+        assert sender.flush()
+        assert sender.send(b"last", 100, to) == 0
+        assert await receive(sock, len(sent) + 1) == [*sent, b"last"]
+        assert sender.drops.total == sender.pending_dropped == 0
+    finally:
+        receiver.close()
+        sender.close()
 
 
 async def test_refusals_come_back_as_errno(stubborn: UdpSocket) -> None:

@@ -38,6 +38,10 @@ class Ring(Generic[T]):
         """Remove and return the oldest item, or ``None``."""
         return self.items.popleft() if self.items else None
 
+    def put_back(self, item: T) -> None:
+        """Return what :meth:`pop` gave (or what is left of it) to its place; nothing was pushed in between."""
+        self.items.appendleft(item)
+
     def clear(self) -> None:
         """Forget everything (not counted as drops)."""
         self.items.clear()

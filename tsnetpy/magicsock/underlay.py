@@ -388,9 +388,6 @@ class MagicSock:
     def _send_udp(self, port: UdpPort, peer: PeerId, endpoint: Endpoint, batch: TxBatch) -> bool:
         code = port.send(batch.data, batch.segment_size, endpoint)
         if not code:
-            sock = port.v4 if len(endpoint.ip) == 4 else port.v6
-            if sock is not None and sock.has_pending:
-                self.flusher.note_pending()
             return True
         if code in _UNREACHABLE:
             self._paths.note_unreachable(peer, endpoint)

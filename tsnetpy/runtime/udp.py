@@ -48,6 +48,8 @@ _NO_GSO_HERE: Final = frozenset({errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 _NO_GSO_THERE: Final = frozenset({errno.EINVAL, errno.EMSGSIZE})
 _WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 _CACHE_LIMIT: Final = 4096
+_KEPT: Final = -1
+"""In place of an ``errno``: the kernel takes no more, and what it did not take is first in the queue."""
 
 
 class Received(NamedTuple):
@@ -69,6 +71,7 @@ class UdpSocket:
         gro: whether receives use ``UDP_GRO``.
         send_calls: system calls made to send.
         receive_calls: system calls made to receive.
+        on_pending: called when the kernel has refused something that is kept for :meth:`flush`.
     """
 
     def __init__(self, sock: socket.socket, *, offload: bool = True) -> None:
@@ -77,6 +80,7 @@ class UdpSocket:
         self.is_ipv6 = sock.family == socket.AF_INET6
         self.send_calls = 0
         self.receive_calls = 0
+        self.on_pending: Callable[[], None] | None = None
         self.gso = offload and sys.platform == "linux"
         self.gro = False
         self._max_payload = MAX_PAYLOAD_V6 if self.is_ipv6 else MAX_PAYLOAD_V4
@@ -173,9 +177,9 @@ class UdpSocket:
     # -- sending ------------------------------------------------------------------------------------------------
 
     @property
-    def has_pending(self) -> bool:
-        """Whether batches wait for the socket to become writable."""
-        return len(self._pending) > 0
+    def pending(self) -> int:
+        """How many batches wait for the socket to become writable."""
+        return len(self._pending)
 
     @property
     def pending_dropped(self) -> int:
@@ -192,26 +196,22 @@ class UdpSocket:
         """
         if not data:
             return 0
-        if len(self._pending):
+        if self._pending.items:
             self._pending.push((data, segment_size, to))
             return 0
-        return self._send(data, segment_size, to)
+        code = self._send(data, segment_size, to)
+        return 0 if code == _KEPT else code
 
     async def wait_writable(self) -> None:
         """Wait until the socket takes data."""
         await anyio.wait_writable(self.sock)
 
     def flush(self) -> bool:
-        """Send what was kept; return whether nothing is left."""
-        for _ in range(len(self._pending)):
-            item = self._pending.pop()
-            if item is None:
-                break
-            before = len(self._pending)
-            self._send(*item)
-            if len(self._pending) > before:
+        """Send what was kept, in order; return whether nothing is left."""
+        while (item := self._pending.pop()) is not None:
+            if self._send(*item) == _KEPT:
                 return False
-        return not len(self._pending)
+        return True
 
     def _send(self, data: Buffer, segment_size: int, to: Endpoint) -> int:
         target = self._targets.get(to)
@@ -219,7 +219,8 @@ class UdpSocket:
             target = self._learn_target(to)
         total = len(data)
         if total <= segment_size:
-            return self._send_one(data, segment_size, to, target)
+            code = self._send_one(data, target)
+            return self._keep(data, segment_size, to) if code in _WOULD_BLOCK else code
         if not self.gso or to in self._no_gso:
             return self._send_each(data, segment_size, to, target)
         per_call = min(MAX_SEGMENTS, self._max_payload // segment_size) * segment_size
@@ -231,7 +232,7 @@ class UdpSocket:
         for at in range(0, total, per_call):
             chunk = view[at : at + per_call] if total > per_call else data
             if len(chunk) <= segment_size:
-                return self._send_one(chunk, segment_size, to, target)
+                return self._send_each(chunk, segment_size, to, target)
             try:
                 self.send_calls += 1
                 self.sock.sendmsg([chunk], ancillary, 0, target)
@@ -239,8 +240,7 @@ class UdpSocket:
                 rest = view[at:]
                 code = error.errno or 0
                 if code in _WOULD_BLOCK:
-                    self._pending.push((rest, segment_size, to))
-                    return 0
+                    return self._keep(rest, segment_size, to)
                 if code in _NO_GSO_HERE:
                     # No checksum offload on the route's device (EIO), or a kernel without GSO: never again.
                     self.gso = False
@@ -257,29 +257,29 @@ class UdpSocket:
     def _send_each(self, data: Buffer, segment_size: int, to: Endpoint, target: tuple[str, int]) -> int:
         view = memoryview(data)
         for at in range(0, len(view), segment_size):
-            code = self._send_one(view[at : at + segment_size], segment_size, to, target)
+            code = self._send_one(view[at : at + segment_size], target)
+            if code in _WOULD_BLOCK:
+                return self._keep(view[at:], segment_size, to)
             if code:
                 return code
-            if len(self._pending):
-                rest = view[at + segment_size :]
-                if len(rest):
-                    self._pending.push((rest, segment_size, to))
-                return 0
         return 0
 
-    def _send_one(self, data: Buffer, segment_size: int, to: Endpoint, target: tuple[str, int]) -> int:
+    def _send_one(self, data: Buffer, target: tuple[str, int]) -> int:
         try:
             self.send_calls += 1
             self.sock.sendto(data, target)
         except OSError as error:
             code = error.errno or 0
-            if code in _WOULD_BLOCK:
-                self._pending.push((data, segment_size, to))
-                return 0
-            return self._refused(code, 1)
+            return code if code in _WOULD_BLOCK else self._refused(code, 1)
         except OverflowError:
             return self._refused(errno.EINVAL, 1)
         return 0
+
+    def _keep(self, data: Buffer, segment_size: int, to: Endpoint) -> int:
+        self._pending.put_back((data, segment_size, to))
+        if self.on_pending is not None:
+            self.on_pending()
+        return _KEPT
 
     def _refused(self, code: int, datagrams: int) -> int:
         self.drops.add("send_" + errno.errorcode.get(code, "error").lower(), datagrams)

@@ -254,7 +254,7 @@ class WireGuardUnderlay:
             for reason, n in sock.drops.snapshot().items():
                 found[reason] = found.get(reason, 0) + n
             if sock.pending_dropped:
-                found["send_queue"] = found.get("send_queue", 0) + sock.pending_dropped
+                found["udp_queue_full"] = found.get("udp_queue_full", 0) + sock.pending_dropped
         return found
 
     # -- inside ------------------------------------------------------------------------------------------------------
@@ -279,8 +279,6 @@ class WireGuardUnderlay:
         bound = self._bound
         if bound is not None:
             bound.port.send(data, segment_size, to)  # a refusal of the host is counted in the socket's drops
-            if any(sock.has_pending for sock in bound.port.sockets):
-                bound.flusher.note_pending()
 
     def _release(self, path: _PeerPath) -> None:
         """Send what has waited for a first address."""
