@@ -95,6 +95,22 @@ def test_connections_share_the_burst_of_their_path() -> None:
     assert all(server.read(1 << 20, net.now) == DATA[:12_000] for _, server in pairs)
 
 
+def test_who_had_a_part_of_one_burst_lets_the_others_go_first_in_the_next() -> None:
+    net, *first = opened(delay=25 * MILLISECOND, burst=BURST)
+    listener = net.b.tcp_listen(81, 0)
+    pairs = [tuple(first)] + [net.open(Endpoint(B4, 81), listener) for _ in range(2)]
+    got = [0] * len(pairs)
+    end = net.now + SECOND
+    while net.now < end:
+        for client, _ in pairs:
+            client.send(DATA, net.now)
+        assert net.step()
+        for at, (_, server) in enumerate(pairs):
+            got[at] += len(server.read(1 << 22, net.now))
+    assert sum(got) > 5_000_000  # the path is full, so that what one gets another one lacks
+    assert max(got) < 2 * min(got)
+
+
 def test_other_peers_are_not_held_up() -> None:
     stack = make_stack()
     stack.paths.route = lambda ip: PEER_B if ip == B4 else PEER_A
@@ -177,12 +193,11 @@ def test_a_peer_that_leaves_takes_its_path_along() -> None:
     plane, other = world.a.plane, world.b
     plane.set_path(other.public, burst=BURST)
     plane.set_path(b"?" * 32, burst=BURST)  # nobody we know
-    assert plane.stack.paths.active
     path = plane.stack.paths.lookup(PLANE_B4)
     assert path is not None
     assert path.burst == BURST
     world.a.configure(world.a, world.now)
-    assert not plane.stack.paths.active
+    assert plane.stack.paths.lookup(PLANE_B4) is None
 
 
 def test_bursts_and_back_pressure_through_the_tunnel() -> None:

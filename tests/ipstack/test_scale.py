@@ -6,8 +6,9 @@ import tracemalloc
 
 import pytest
 
-from tests.ipstack.kit import A4, PEER_B, Dice
+from tests.ipstack.kit import A4, B4, PEER_B, Dice, Net
 from tests.nic.kit import timestamps
+from tsnetpy.base.addr import Endpoint
 from tsnetpy.base.instant import MILLISECOND, SECOND
 from tsnetpy.ipstack import Stack, StackLimits, TcpListenerSocket, TcpSocket
 from tsnetpy.nic.rx import RxPacket
@@ -110,3 +111,34 @@ def test_ten_thousand_idle_connections() -> None:
     finally:
         gc.enable()
     assert ratio <= 1.3, f"a turn costs {ratio:.2f} times as much with {MANY} connections"
+
+
+def test_a_timer_far_ahead_keeps_no_connection_that_ended() -> None:
+    net = Net()
+    listener = net.b.tcp_listen(80, 0)
+    first, _ = net.open(Endpoint(B4, 80), listener)  # it lives on, and its entry stays before all others
+    first.set_keepalive(7200 * SECOND, SECOND, 3, net.now)
+    gc.collect()
+    before = sum(type(thing) is TcpSocket for thing in gc.get_objects())
+    for _ in range(200):
+        client, server = net.open(Endpoint(B4, 80), listener)
+        client.set_keepalive(7200 * SECOND, SECOND, 3, net.now)
+        net.run_for(2 * SECOND)  # nothing but the keep-alive is left to wait for
+        client.abort(net.now)
+        net.run_for(10 * MILLISECOND)
+        assert server.closed
+        net.ready.clear()
+    del client, server
+    gc.collect()
+    assert sum(type(thing) is TcpSocket for thing in gc.get_objects()) - before < 100
+
+
+def test_a_busy_connection_with_a_timer_far_ahead_leaves_no_trail_of_deadlines() -> None:
+    net = Net()
+    client, server = net.open(Endpoint(B4, 80), net.b.tcp_listen(80, 0))
+    client.set_keepalive(7200 * SECOND, SECOND, 3, net.now)
+    for _ in range(200):
+        client.send(b"x", net.now)
+        net.run_for(SECOND // 2)
+        assert server.read(10, net.now) == b"x"
+    assert len(net.a._tcp._heap) < 100

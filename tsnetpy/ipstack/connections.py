@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final, final
 
 from tsnetpy.base.addr import Endpoint, IpBytes
@@ -34,6 +34,7 @@ _BAD_FLAGS: Final = frozenset(
     f for f in range(64) if not f or f & (SYN | FIN) == SYN | FIN or (f & RST and f & (SYN | FIN))
 )
 """Combinations no honest TCP sends; never to be taken for a SYN."""
+_LEAST_HEAP: Final = 64
 
 
 @final
@@ -41,7 +42,7 @@ class Connections:
     """All TCP of one node.
 
     Work is proportional to what happens: the connections that something happened to are in ``_touched``, those with
-    output in ``_sending``, and deadlines in a heap whose stale entries are skipped.
+    output in ``_sending``, and deadlines in a heap whose stale entries are skipped, and swept out when they are many.
     """
 
     __slots__ = (
@@ -484,10 +485,10 @@ class Connections:
                 emit(tx)
             if len(segments) < most:
                 break
-            if path is not None and self._must_wait(socket, path, now):
-                break
             budget -= len(segments)
-            if budget <= 0:
+            if budget <= 0 or (path is not None and not path.may_send(now)):
+                # To the end of the line, and not among those that wait for their path already: whoever had a part of
+                # this burst lets the others go first in the next one.
                 self._sending[socket] = None
                 break
         bits = connection.take_ready()
@@ -530,9 +531,26 @@ class Connections:
     def _arm(self, socket: TcpSocket) -> None:
         deadline = socket.connection.next_deadline()
         if deadline is not None and (socket.armed is None or deadline < socket.armed):
-            socket.armed = deadline
-            self._serial += 1
-            heappush(self._heap, (deadline, self._serial, socket))
+            self._push(deadline, socket)
+
+    def _push(self, deadline: Instant, socket: TcpSocket) -> None:
+        """Wake *socket* at *deadline*. An entry that this makes stale stays until its time, or until they are many."""
+        if len(self._heap) > _LEAST_HEAP + 2 * len(self._conns):
+            self._sweep()
+        socket.armed = deadline
+        self._serial += 1
+        heappush(self._heap, (deadline, self._serial, socket))
+
+    def _sweep(self) -> None:
+        """Leave one entry for each connection.
+
+        The entry of a keep-alive would else hold a connection for hours after its end, and a living one would get
+        another with each timer that fires before.
+        """
+        sockets = self._conns.values()
+        self._heap[:] = [(s.armed, n, s) for n, s in enumerate(sockets, self._serial + 1) if s.armed is not None]
+        self._serial += len(sockets)
+        heapify(self._heap)
 
     def _retire(self, socket: TcpSocket) -> None:
         """Part with a connection in TIME-WAIT that has nothing more to give; keep the little that the wait needs."""
@@ -583,9 +601,7 @@ class Connections:
             if due is None:
                 continue
             if due > now:  # it moved while the entry slept in the heap
-                socket.armed = due
-                self._serial += 1
-                heappush(heap, (due, self._serial, socket))
+                self._push(due, socket)
                 continue
             socket.connection.handle_deadline(now)
             self._touched[socket] = None

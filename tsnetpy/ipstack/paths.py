@@ -64,11 +64,6 @@ class PathTable:
         self.blocked = False
         self.used = False
 
-    @property
-    def active(self) -> bool:
-        """Whether there is anything to look up."""
-        return self.blocked or bool(self._paths)
-
     def set(self, peer: PeerId, mtu: int, burst: int) -> bool:
         """Note what is special about the way to *peer* (zeros: nothing); tell whether the MTU changed."""
         known = self._paths.get(peer)
