@@ -69,6 +69,35 @@ async def test_silent_connections_are_ended(monkeypatch: pytest.MonkeyPatch) -> 
             assert await receive_all(idle) == b""
 
 
+async def test_nobody_is_timed_while_nothing_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(float):
+        """A number that tells how often the sweeper sleeps for it."""
+
+    sleeps = 0
+    sleep = anyio.sleep
+
+    async def counting(seconds: float) -> None:
+        nonlocal sleeps
+        sleeps += isinstance(seconds, Counted)
+        await sleep(seconds)
+
+    monkeypatch.setattr(server, "IDLE_S", 0.02)
+    monkeypatch.setattr(server, "SWEEP_S", Counted(0.001))
+    monkeypatch.setattr(anyio, "sleep", counting)
+    async with serving(CONFIG) as served:
+        for _ in range(2):
+            await sleep(0.02)
+            before = sleeps
+            await sleep(0.02)
+            assert sleeps == before
+            idle = served.connect()
+            assert (await Client(idle).get("/")).status == 200
+            with anyio.fail_after(5):
+                assert await receive_all(idle) == b""
+            assert sleeps > before
+            await sleep(0.01)
+
+
 async def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
     async with serving(CONFIG) as served:

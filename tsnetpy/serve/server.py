@@ -1,6 +1,7 @@
 """Serve a configuration on a node: listeners, TLS, the life of each connection, limits, and the access log."""
 
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from tsnetpy.base.addr import format_ip
 from tsnetpy.base.errors import TsnetError
 from tsnetpy.netstack.attributes import TsnetAttribute
 from tsnetpy.node.host import NodeHost
+from tsnetpy.runtime.queues import Kick
 
 from . import backend, tcp_forward
 from .asgi import lifespan, load_app
@@ -109,7 +111,7 @@ class _Live:
 
     def __init__(self, scope: anyio.CancelScope) -> None:
         self.scope = scope
-        self.deadline = float("inf")
+        self.deadline = math.inf
 
 
 @final
@@ -120,10 +122,21 @@ class _Server:
         self.host = host
         self.log = log
         self.live: set[_Live] = set()
+        self._expecting = Kick()
+
+    def expect(self, live: _Live, seconds: float) -> None:
+        """Give a connection so much time to ask for something."""
+        live.deadline = anyio.current_time() + seconds
+        self._expecting.kick()
 
     async def sweep(self) -> None:
-        """End connections that have been silent for too long. One timer for all: a request sets no timer of its own."""
+        """End connections that have been silent for too long. One timer for all: a request sets no timer of its own.
+
+        While nothing is expected of any connection there is no timer either: a server that nobody uses sleeps.
+        """
         while True:
+            while all(live.deadline == math.inf for live in self.live):
+                await self._expecting.wait()
             await anyio.sleep(SWEEP_S)
             now = anyio.current_time()
             for live in list(self.live):
@@ -183,7 +196,7 @@ class _HttpPortServer:
         conn = Http1Connection(stream, caller.ip, caller.port, secure=caller.secure)
         wait_s = FIRST_REQUEST_S
         while True:
-            live.deadline = anyio.current_time() + wait_s
+            self._server.expect(live, wait_s)
             try:
                 request = await conn.next_request()
             except BadRequest as error:
@@ -193,7 +206,7 @@ class _HttpPortServer:
                 return
             if request is None:
                 return
-            live.deadline = float("inf")
+            live.deadline = math.inf
             wait_s = IDLE_S
             started = anyio.current_time()
             conn.status = conn.sent_bytes = 0
