@@ -452,6 +452,26 @@ def test_smaller_mtu_resends_in_smaller_packets_without_penalty() -> None:
     assert script.conn.info().mss == 1000
 
 
+@pytest.mark.parametrize("before", [MSS, 600])
+@pytest.mark.parametrize("lost", [False, True])
+def test_reports_about_packets_of_another_size_count(before: int, lost: bool) -> None:
+    script = Script.established(options=SACK_OK)
+    script.conn.mtu_changed(before)
+    script.conn.send(blob(8 * before), script.now)
+    script.out()
+    script.conn.mtu_changed(600 if before == MSS else MSS, lost)
+    script.feed(1, 1, options=sack(script, (1 + before, 1 + 2 * before)))
+    assert script.conn.info().sacked_bytes == before
+    # What is sent from now on is taken by whole packets again: half a one is none.
+    mss = script.conn.info().mss
+    script.feed(1, 1 + 8 * before)
+    script.conn.send(blob(8 * mss), script.now)
+    script.out()
+    start = 1 + 8 * before
+    script.feed(1, start, options=sack(script, (start + mss, start + 2 * mss + mss // 2)))
+    assert script.conn.info().sacked_bytes == mss
+
+
 # -- congestion window -------------------------------------------------------------------------------
 
 

@@ -26,10 +26,21 @@ class Flight:
         lost: what is deemed lost and was not sent again since; disjoint from *sacked*.
         order: (when, start, end) of transmissions, oldest first, some of them outdated.
         resent_pieces: how many pieces are retransmissions.
-        unit: payload bytes per packet; every piece was cut into packets of that size from its start on.
     """
 
-    __slots__ = ("_again", "_starts", "_times", "end", "lost", "order", "resent_pieces", "sacked", "una", "unit")
+    __slots__ = (
+        "_again",
+        "_other_until",
+        "_starts",
+        "_times",
+        "_unit",
+        "end",
+        "lost",
+        "order",
+        "resent_pieces",
+        "sacked",
+        "una",
+    )
 
     def __init__(self, una: int) -> None:
         self.una = una
@@ -38,7 +49,10 @@ class Flight:
         self.lost = RangeSet(_NO_LIMIT)
         self.order: list[tuple[Instant, int, int]] = []  # an empty deque takes ten times the memory
         self.resent_pieces = 0
-        self.unit = 1
+        # Payload bytes per packet: pieces are cut into packets of that size from their start on, but what comes before
+        # _other_until was cut into packets of another size.
+        self._unit = 1
+        self._other_until = una
         self._starts: list[int] = []
         self._times: list[Instant] = []
         self._again: list[bool] = []
@@ -46,6 +60,12 @@ class Flight:
     def __len__(self) -> int:
         """Return the number of pieces."""
         return len(self._starts)
+
+    def set_unit(self, unit: int) -> None:
+        """Packets have *unit* bytes of payload from now on."""
+        if unit != self._unit:
+            self._unit = unit
+            self._other_until = self.end
 
     def pipe(self) -> int:
         """Return the estimate of bytes in the network (RFC 6675 §4 SetPipe): sent, not reported, not lost."""
@@ -56,7 +76,7 @@ class Flight:
         times = self._times
         if times and times[-1] == now and not self._again[-1] and self.order:
             when, begin, stop = self.order[-1]
-            if when == now and stop == start and (stop - begin) % self.unit == 0:
+            if when == now and stop == start and begin >= self._other_until and (stop - begin) % self._unit == 0:
                 # One burst of several super-segments is one piece.
                 self.order[-1] = (now, begin, end)
                 self.end = end
@@ -84,7 +104,7 @@ class Flight:
             first
             and again[first - 1]
             and self._times[first - 1] == now
-            and (start - self._starts[first - 1]) % self.unit == 0
+            and (start - self._starts[first - 1]) % self._unit == 0
         ):
             del self._starts[first:last]
             del self._times[first:last]
@@ -174,10 +194,13 @@ class Flight:
         """Narrow left..right, which lies in flight, to whole packets as they were sent; left >= right for none.
 
         A part of a packet is no sign that the packet arrived, and to a sender that thinks in packets (RFC 8985) it is
-        no use: the rest would have to be sent again with headers of its own.
+        no use: the rest would have to be sent again with headers of its own. Where the packet size has changed since,
+        nobody remembers where packets ended, and the peer is believed.
         """
+        if left < self._other_until:
+            return left, right
         starts = self._starts
-        unit = self.unit
+        unit = self._unit
         at = bisect_right(starts, left) - 1
         if at < 0:
             return left, left

@@ -120,7 +120,7 @@ class Sender:
     def on_mss(self) -> None:
         """The packet size was settled or changed."""
         self.cc.set_mss(self._tcb.mss, self._tcb.config.initial_window_packets)
-        self.recovery.flight.unit = self._tcb.mss
+        self.recovery.flight.set_unit(self._tcb.mss)
 
     def start(self, syn_retransmitted: bool, now: Instant) -> None:
         """The handshake is done: set the initial window for the negotiated packet size (RFC 6928 §2)."""
