@@ -77,6 +77,19 @@ async def test_parallel_connections_are_all_counted(mode: str, port: int) -> Non
     assert [stream.ended for stream in node.streams] == [mode == "bulk"] * 4
 
 
+@pytest.mark.anyio
+async def test_a_load_is_done_once_at_least_however_late_it_begins() -> None:
+    done: list[int] = []
+
+    async def once(worker: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        done.append(worker)
+
+    latencies, bad = await peer.load(4, -1.0, once)
+    assert sorted(done) == [0, 1, 2, 3]
+    assert (len(latencies), bad) == (4, 0)
+
+
 # ---- judging
 
 
