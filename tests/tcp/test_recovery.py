@@ -409,6 +409,28 @@ def test_a_superfluous_tail_probe_costs_nothing_without_dsack_either(repeated: b
     assert (script.conn.info().cwnd >= cwnd) is repeated
 
 
+@pytest.mark.parametrize("advancing", [True, False])
+def test_a_duplicate_reported_once_excuses_no_later_tail_probe(advancing: bool) -> None:
+    script = distant(timestamps=True)
+    script.conn.send(blob(4 * MSS), script.now)
+    script.out()
+    script.wait(2 * RTT)
+    script.now += RTT
+    stamp = clock(script)
+    if not advancing:
+        script.feed(1, at(4), options=sack(script, ts_ecr=stamp - 80))
+    script.feed(1, at(4), options=sack(script, (3, 4), ts_ecr=stamp - 80))
+    cwnd = script.conn.info().cwnd
+    script.conn.send(blob(4 * MSS), script.now)
+    script.out()
+    script.wait(2 * script.conn.info().srtt)
+    assert script.conn.info().tail_probes == 2
+    stamp = clock(script)
+    script.now += RTT
+    script.feed(1, at(8), options=sack(script, ts_ecr=stamp))  # the probe's echo: the tail was lost
+    assert script.conn.info().cwnd < cwnd
+
+
 # -- undo -----------------------------------------------------------------------------------------------------------
 
 

@@ -338,12 +338,13 @@ class Arrival:
                 self._fin_acknowledged(now)
         elif news:
             sender.on_sack_news(False, now)
-        elif sender.recovery.dsack and extra.sacks:
+        elif sender.recovery.dsack:
             sender.on_dsack()
         elif ack == una and sender.probes:
             sender.on_probe_answered(now)
         elif ack == una and length == 0 and not changed:
             sender.on_repeated_ack(now)
+        sender.recovery.dsack = False  # it says nothing about the segments that follow
 
     def _fin_acknowledged(self, now: Instant) -> None:
         tcb = self._tcb

@@ -38,7 +38,7 @@ class Recovery:
         dup_acks: duplicate ACKs in a row.
         first_due: the first hole is to be sent regardless of cwnd.
         flight, rack, undo: their states.
-        dsack: the segment just processed reported a duplicate (RFC 2883).
+        dsack: the segment being processed reported a duplicate (RFC 2883).
         reneged: the peer dropped what it had reported (RFC 2018 §8).
     """
 
@@ -130,7 +130,6 @@ class Recovery:
         una = tcb.snd_una
         flight = self.flight
         sacked = flight.sacked
-        self.dsack = False
         news = 0
         fresh_old = False
         self._known = una + sacked.total
