@@ -1,8 +1,10 @@
 """httpx over our streams, against Serve on our listeners: two nodes in memory, virtual time, both event loops."""
 
+import importlib
 import json
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -207,6 +209,47 @@ async def test_cancelled_in_a_response_leaves_no_connection(steps: int) -> None:
         await net.all_forgotten()
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_cancelled_anywhere_leaves_no_connection(
+    scheme: str, certificate: tuple[TlsFiles, ssl.SSLContext]
+) -> None:
+    """In the dial, the TLS handshake, the request's body and the response, at every half millisecond."""
+    files, trust = certificate
+    port = 443 if scheme == "https" else 80
+    async with lab(Link(delay=MILLISECOND)) as net:
+        await net.serve(single_target(APP, port, files if scheme == "https" else None))
+        one = httpx.Limits(max_connections=1)
+        async with http_client(net.client, verify=trust, limits=one) as client:
+            for step in range(40):
+                left: list[int] = []
+
+                async def body(step: int = step, left: list[int] = left) -> AsyncIterator[bytes]:
+                    try:
+                        for _ in range(4):
+                            await anyio.sleep(0.001)
+                            yield bytes(5000)
+                    finally:
+                        left.append(step)
+
+                with anyio.move_on_after(step / 2000):
+                    await client.post(f"{scheme}://server/echo", content=body())
+                assert len(left) <= 1
+                with anyio.fail_after(5):
+                    assert (await client.get(f"{scheme}://server/after")).json()["path"] == "/after"
+            assert left == [39]  # in time at last
+        await net.all_forgotten()
+
+
+async def test_a_server_that_is_deaf_to_tls_is_a_timeout_of_the_connection() -> None:
+    async with lab() as net, http_client(net.client, timeout=3.0) as client:
+        deaf = tcp.listen(net.net.b.pump, 443)
+        for _ in range(2):
+            with pytest.raises(httpx.ConnectTimeout):
+                await client.get("https://server/")
+        await deaf.aclose()
+        await net.all_forgotten()
+
+
 async def test_a_connection_that_the_server_ended_is_not_used_again() -> None:
     """A POST is not repeated by itself, so a stale connection must be found out before it is used."""
     async with lab() as net:
@@ -282,3 +325,10 @@ async def test_proxies_of_the_environment_have_no_say(monkeypatch: pytest.Monkey
         await net.serve(single_target(APP, 80))
         async with http_client(net.client, base_url="http://server") as client:
             assert (await client.get("/x")).json()["path"] == "/x"
+
+
+def test_without_httpx_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "tsnetpy.http")
+    with pytest.raises(ImportError, match=r"needs httpx: pip install 'tsnetpy\[http\]'"):
+        importlib.import_module("tsnetpy.http")

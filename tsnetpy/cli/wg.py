@@ -57,7 +57,8 @@ async def _serve(args: argparse.Namespace, progress: Progress) -> None:
     forwards = [(kind, parse_forward(text)) for kind in _KINDS for text in getattr(args, kind)]
     config = load_quick(args.file)
     if os.path.isfile(args.file) and stat.S_IMODE(os.stat(args.file).st_mode) & 0o077:  # noqa: ASYNC240 - before any work
-        progress.say("warning", f"warning: other users may read {args.file}, which holds a private key", file=args.file)
+        message = f"other users may read {args.file}, which holds a private key"
+        progress.say("warning", f"warning: {message}", message=message, file=args.file)
     for setting in config.ignored:
         progress.say("ignored", f"{args.file}, {setting}: has no meaning here, ignored", setting=setting)
     async with WireGuardNode(config) as node, anyio.create_task_group() as tasks:
