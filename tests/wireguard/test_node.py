@@ -293,6 +293,26 @@ async def test_a_full_kernel_buffer_holds_tcp_back_instead_of_losing(monkeypatch
             group.cancel_scope.cancel()
 
 
+async def test_nobody_waits_for_a_port_that_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HostSocket, "wait_writable", lambda _: anyio.sleep_forever())
+    underlay = WireGuardUnderlay()
+    underlay.configure(UnderlayConfig(KEYS[0], (UnderlayPeer(PUBLIC[1], None),)))
+    told: list[tuple[bool, int]] = []
+    underlay.on_blocked = lambda blocked: told.append((blocked, underlay.local_port))
+    async with anyio.create_task_group() as group:
+        await group.start(underlay.run, Deliveries())
+        await anyio.wait_all_tasks_blocked()
+        bound = underlay._bound
+        assert bound is not None
+        left = underlay.local_port
+        bound.port.sockets[0]._keep(b"never", 5, Endpoint(parse_ip("127.0.0.1"), 9))
+        underlay.rebind()
+        assert underlay.local_port != left
+        assert told == [(True, left), (False, underlay.local_port)]  # what was held back goes by the new one
+        group.cancel_scope.cancel()
+    assert len(told) == 2
+
+
 async def test_what_the_underlay_cannot_send_is_counted() -> None:
     underlay = WireGuardUnderlay()
     underlay.configure(UnderlayConfig(KEYS[0], (UnderlayPeer(PUBLIC[1], None),)))

@@ -56,6 +56,12 @@ class Flusher:
             for sock in sockets:
                 group.start_soon(_Watch(sock, self._note).run)
 
+    def release(self) -> None:
+        """Have the owner wait for these sockets no more, now or later: it sends by others."""
+        tell, self.on_blocked = self.on_blocked, None
+        if self._waiting and tell is not None:
+            tell(False)
+
     def _note(self, shut: bool) -> None:
         before = self._waiting
         self._waiting += 1 if shut else -1

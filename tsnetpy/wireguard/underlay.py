@@ -239,8 +239,10 @@ class WireGuardUnderlay:
         """
         if self._bound is not None and self._tasks is not None and self._deliver is not None:
             port = UdpPort.open(offload=self._offload)
-            self._bound.scope.deadline = anyio.current_time() + LINGER_SECONDS
+            old = self._bound
+            old.scope.deadline = anyio.current_time() + LINGER_SECONDS
             self._bind(port, self._tasks, self._deliver)
+            old.flusher.release()
 
     @property
     def local_port(self) -> int:
