@@ -1,5 +1,6 @@
 """The reader that stays registered, on asyncio; and its equal on trio."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
@@ -77,6 +78,14 @@ async def test_the_loops_clock_is_the_clock() -> None:
     before = monotonic_ns()
     between = clock()
     assert before <= between <= monotonic_ns()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_clock_that_was_put_into_the_loop_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 5.0)
+    clock = loop_clock()
+    monkeypatch.undo()
+    assert clock() == 5_000_000_000
 
 
 async def test_a_wakeup_wakes_and_may_be_set_twice() -> None:

@@ -22,13 +22,13 @@ def monotonic_ns() -> Instant:
 def loop_clock() -> Callable[[], Instant]:
     """Return what :func:`monotonic_ns` is in the running event loop, without looking the loop up at each call.
 
-    asyncio's own loops count by ``time.monotonic()`` (a virtual clock overrides the method); asking the system directly
-    costs an eighth of asking them, and a small packet asks four times.
+    asyncio's own loops count by ``time.monotonic()`` (a virtual clock overrides the method, or puts another function
+    into the loop); asking the system directly costs an eighth of asking them, and a small packet asks four times.
     """
     loop = native_loop()
     if loop is None:
         return monotonic_ns
-    if getattr(type(loop).time, "__module__", "") == "asyncio.base_events":
+    if getattr(loop.time, "__module__", "") == "asyncio.base_events":
         return time.monotonic_ns
     seconds = loop.time
     return lambda: int(seconds() * 1e9)
