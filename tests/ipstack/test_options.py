@@ -204,3 +204,15 @@ def test_a_closed_udp_socket_cannot_be_connected() -> None:
     socket.close()
     with pytest.raises(NotConnected):
         socket.connect(Endpoint(B4, 9))
+
+
+def test_segments_to_ourselves_stay_within_the_queue() -> None:
+    stack = make_stack(limits=StackLimits(queue=8))
+    server = stack.udp_bind(53)
+    client = stack.udp_bind()
+    client.send_to(bytes(20), Endpoint(A4, 53), 0, segment=1)
+    client.send_to(b"too late", Endpoint(A4, 53), 0)
+    assert drain(stack) == []
+    got = [server.recv_from() for _ in range(9)]
+    assert [item is not None for item in got] == [True] * 8 + [False]
+    assert stack.drops.counts["loop_queue"] == 12 + 1

@@ -313,10 +313,15 @@ class Stack:
         if tx.dst not in self._host.local:
             self._out.append(tx)
             self._out_bytes += tx.payload_len
-        elif len(self._loop) >= self._host.limits.queue:
+            return
+        room = self._host.limits.queue - len(self._loop)
+        if room <= 0:
             self.drops.add("loop_queue")
-        else:
-            self._loop += _loop_back(tx, self.drops)
+            return
+        arrived = _loop_back(tx, self.drops)
+        self._loop += arrived[:room]
+        if len(arrived) > room:
+            self.drops.add("loop_queue", len(arrived) - room)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
