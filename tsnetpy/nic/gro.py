@@ -131,7 +131,8 @@ def coalesce(
                 continue
 
         flags = offset_flags & 0xFF
-        mergeable = flags & _MERGEABLE == _ACK and header_end < size
+        length = size - header_end
+        mergeable = flags & _MERGEABLE == _ACK and length > 0
         options = bytes(data[ip_len + 20 : header_end])
         if run is None or run.ports != ports or run.addrs != addrs:
             run = runs.get((addrs, ports))
@@ -144,9 +145,8 @@ def coalesce(
             and run.peer == peer
             and (options == run.last_options or _join_options(run, options))
             and (ack - run.ack) & 0xFFFFFFFF < 0x80000000
-            and run.payload_len + size - header_end <= MAX_RUN_BYTES
+            and run.payload_len + length <= MAX_RUN_BYTES
         ):
-            length = size - header_end
             if run.parts is None:
                 run.parts = [run.payload]
             run.parts.append(data[header_end:])
@@ -156,38 +156,33 @@ def coalesce(
             run.ack = ack
             run.wnd = wnd
             run.next_seq = -1 if flags & _FIN else (seq + length) & 0xFFFFFFFF
-            if not unproven:
-                same_size, same_data = size, length
-                same_fields = _fields(ip_len, header_end)
-                same = same_fields(data)
-            continue
-
-        if ip_len == 20:
-            rx = RxPacket(peer, addrs, PROTO_TCP, ports, tos & 0xFF, ttl >> 8)
         else:
-            rx = RxPacket(peer, addrs, PROTO_TCP, ports, tos >> 20 & 0xFF, ttl & 0xFF)
-        rx.seq = seq
-        rx.ack = ack
-        rx.flags = flags
-        rx.wnd = wnd
-        rx.options = options
-        rx.payload = bytes(data[header_end:])
-        out.append(rx)
-        if mergeable and not flags & _FIN:
+            if ip_len == 20:
+                rx = RxPacket(peer, addrs, PROTO_TCP, ports, tos & 0xFF, ttl >> 8)
+            else:
+                rx = RxPacket(peer, addrs, PROTO_TCP, ports, tos >> 20 & 0xFF, ttl & 0xFF)
+            rx.seq = seq
+            rx.ack = ack
+            rx.flags = flags
+            rx.wnd = wnd
+            rx.options = options
+            rx.payload = bytes(data[header_end:])
+            out.append(rx)
+            if not mergeable or flags & _FIN:
+                if run is not None:
+                    del runs[addrs, ports]
+                    run = None
+                continue
             rx.last_options = options
-            rx.payload_len = size - header_end
-            rx.next_seq = (seq + rx.payload_len) & 0xFFFFFFFF
+            rx.payload_len = length
+            rx.next_seq = (seq + length) & 0xFFFFFFFF
             rx.run_class = tos
             rx.run_hops = ttl
-            runs[addrs, ports] = rx
-            run = rx
-            if not unproven:
-                same_size, same_data = size, rx.payload_len
-                same_fields = _fields(ip_len, header_end)
-                same = same_fields(data)
-        elif run is not None:
-            del runs[addrs, ports]
-            run = None
+            run = runs[addrs, ports] = rx
+        if not unproven:
+            same_size, same_data = size, length
+            same_fields = _fields(ip_len, header_end)
+            same = same_fields(data)
 
     for rx in out:
         if rx.parts is not None:
