@@ -19,7 +19,7 @@ from .rtt import RttEstimator
 from .segment import Segment
 from .seqnum import MASK32
 from .tcb import Tcb
-from .timers import CORK, LINGER, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, USER_TIMEOUT
+from .timers import CORK, NEVER, PACING, PERSIST, REORDER, RETRANSMIT, USER_TIMEOUT
 from .undo import F_RTO_NEW_DATA, F_RTO_OFF
 
 _NOT_TIMED: Final = -1
@@ -677,14 +677,8 @@ class Sender:
         self._arm_persist(now)
 
     def stop(self) -> None:
-        """The connection ended: nothing is sent any more."""
+        """The connection ended, and with it all timers: nothing is sent any more."""
         self.buffer.clear()
         self.recovery.stop()
         self.probe_due = False
         self._tail_due = False
-        self._tcb.timers.at[RETRANSMIT] = NEVER
-        self._tcb.timers.at[PERSIST] = NEVER
-        self._tcb.timers.at[USER_TIMEOUT] = NEVER
-        self._tcb.timers.at[LINGER] = NEVER
-        self._tcb.timers.at[REORDER] = NEVER
-        self._tcb.timers.at[PACING] = NEVER
