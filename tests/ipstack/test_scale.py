@@ -12,7 +12,7 @@ from tsnetpy.base.addr import Endpoint
 from tsnetpy.base.instant import MILLISECOND, SECOND
 from tsnetpy.ipstack import Stack, StackLimits, TcpListenerSocket, TcpSocket
 from tsnetpy.nic.rx import RxPacket
-from tsnetpy.tcp.flags import ACK, PSH, SYN
+from tsnetpy.tcp.flags import ACK, PSH, RST, SYN
 
 MANY = 10_000
 TRACED = 2_000
@@ -142,3 +142,20 @@ def test_a_busy_connection_with_a_timer_far_ahead_leaves_no_trail_of_deadlines()
         net.run_for(SECOND // 2)
         assert server.read(10, net.now) == b"x"
     assert len(net.a._tcp._heap) < 100
+
+
+def test_embryos_that_end_leave_no_work_to_the_garbage_collector() -> None:
+    server = Server()
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(thing) is TcpSocket for thing in gc.get_objects())
+        for n in range(200):
+            for seq, flags in ((1, SYN), (2, RST)):
+                server.stack.ingress([server.segment(n, seq, 0, flags)], server.now)
+                server.stack.egress(server.now)
+        after = sum(type(thing) is TcpSocket for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert server.stack.tcp_connections == 0
+    assert after - before < 100

@@ -648,11 +648,12 @@ class Connections:
 
     def _forget(self, socket: TcpSocket) -> None:
         """Take a closed connection out of the tables; a last reset may still be pulled from it."""
+        to_be_accepted = socket.listener is not None and not socket.embryo
         self._embryo_over(socket)
         if not socket.closed:
             socket.closed = True
             del self._conns[socket.key]
-            if socket.listener is None:
+            if not to_be_accepted:
                 socket.connection.owner = None  # see _retire
             _decrement(self._peer_conns, socket.peer)
 
