@@ -165,3 +165,6 @@ async def test_header_fields_of_datagrams() -> None:
             with pytest.raises(DialError) as caught:
                 client.set_options(**bad)
             assert caught.value.errno == errno.EINVAL
+        await client.aclose()
+        with pytest.raises(ClosedResourceError):
+            client.set_options(hop_limit=9)

@@ -126,8 +126,11 @@ class UdpSocket(UnreliableObjectStream[UdpPacket]):
             traffic_class: a DSCP << 2; the two ECN bits are not the application's and stay 0.
 
         Raises:
+            ClosedResourceError: the socket was closed.
             DialError: a number that the field cannot have (``EINVAL``).
         """
+        if self._closed or self._pump.stopped:
+            raise ClosedResourceError
         _set_fields(self._socket, hop_limit, traffic_class)
 
     async def aclose(self) -> None:
