@@ -45,7 +45,7 @@ import importlib, pkgutil, sys
 import tsnetpy
 
 assert "site-packages" in tsnetpy.__file__, tsnetpy.__file__
-extras, count = {"paramiko", "segno", "trio"}, 0
+extras, count = {"paramiko", "segno", "trio", "httpx"}, 0
 for module in pkgutil.walk_packages(tsnetpy.__path__, "tsnetpy."):
     if module.name.endswith("__main__"):
         continue

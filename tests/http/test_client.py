@@ -330,5 +330,5 @@ async def test_proxies_of_the_environment_have_no_say(monkeypatch: pytest.Monkey
 def test_without_httpx_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
     monkeypatch.delitem(sys.modules, "tsnetpy.http")
-    with pytest.raises(ImportError, match=r"needs httpx: pip install 'tsnetpy\[http\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs httpx: pip install 'tsnetpy\[http\]'"):
         importlib.import_module("tsnetpy.http")

@@ -11,8 +11,9 @@ tailnet, and ``HTTP_PROXY`` has no say. A plain WireGuard node serves as well.
 
 try:
     import httpx as _httpx  # noqa: F401 - asked for here, where the answer can say how to get it
-except ImportError as _missing:
-    raise ImportError(f"tsnetpy.http needs {_missing.name}: pip install 'tsnetpy[http]'", name=_missing.name) from None
+except ModuleNotFoundError as _missing:
+    _said = f"tsnetpy.http needs {_missing.name}: pip install 'tsnetpy[http]'"
+    raise ModuleNotFoundError(_said, name=_missing.name) from None
 
 from .backend import Dials, TunnelBackend
 from .transport import DEFAULT_TIMEOUT, HttpTransport, http_client
