@@ -150,15 +150,10 @@ class Arrival:
         if not self._acceptable(seq, length):
             if flags & RST:
                 tcb.stats.dropped_out_of_window += 1
-                return
-            if flags & SYN and state is State.SYN_RECEIVED and seq == tcb.irs:
-                if not flags & ACK:
-                    self._life.syn_due = True  # our SYN-ACK was lost
-                    tcb.control_due = True
-                elif self._check_handshake_ack(wire_ack, now):
-                    tcb.ack_now = True  # simultaneous open: this was their SYN-ACK
-                return
-            self._refuse(seq, length, now)
+            elif flags & SYN and state is State.SYN_RECEIVED and seq == tcb.irs:
+                self._syn_again(wire_ack, flags, now)
+            else:
+                self._refuse(seq, length, now)
             return
         # Second, RST (RFC 5961 §3.2).
         if flags & RST:
@@ -183,13 +178,7 @@ class Arrival:
             tcb.snd_wl2 = ack
             tcb.snd_wnd = wnd << tcb.snd_wscale
             self._sender.on_window(now)
-        elif ack > tcb.snd_nxt or ack < tcb.snd_una - tcb.max_snd_wnd:
-            # RFC 5961 §5.2. Nothing of such a segment may change state, TS.Recent included.
-            tcb.stats.dropped_bad_ack += 1
-            if ack > tcb.snd_nxt and state is State.ESTABLISHED:
-                self._challenge_later(now)
-            else:
-                self._challenge(now, size > 0)
+        elif not self._check_ack(ack, size, now):
             return
         self._life.last_heard = now
         if tcb.ts_on and extra.has_ts:
@@ -204,6 +193,29 @@ class Arrival:
         # Seventh, the data; eighth, the FIN.
         if length:
             self._take_data(seq, ack, payload, packets, bool(flags & FIN), now)
+
+    def _check_ack(self, ack: int, size: int, now: Instant) -> bool:
+        """Tell whether *ack* is one that the peer can mean; of a segment for which it is not, nothing counts.
+
+        That is stricter than RFC 9293 (RFC 5961 §5.2), and includes TS.Recent.
+        """
+        tcb = self._tcb
+        if tcb.snd_una - tcb.max_snd_wnd <= ack <= tcb.snd_nxt:
+            return True
+        tcb.stats.dropped_bad_ack += 1
+        if ack > tcb.snd_nxt and tcb.state is State.ESTABLISHED:
+            self._challenge_later(now)
+        else:
+            self._challenge(now, size > 0)
+        return False
+
+    def _syn_again(self, wire_ack: int, flags: int, now: Instant) -> None:
+        """In SYN-RECEIVED: the peer repeats its SYN, or answers ours."""
+        if not flags & ACK:
+            self._life.syn_due = True  # our SYN-ACK was lost
+            self._tcb.control_due = True
+        elif self._check_handshake_ack(wire_ack, now):
+            self._tcb.ack_now = True  # simultaneous open: this was their SYN-ACK
 
     def _acceptable(self, seq: int, length: int) -> bool:
         """Return the verdict of RFC 9293 §3.10.7.4, table 6; a FIN at the edge of a closed window passes."""
