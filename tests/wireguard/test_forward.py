@@ -1,6 +1,8 @@
 """Ports handed through the tunnel, both ways, and the command line around it."""
 
+import base64
 import json
+import pathlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -182,3 +184,16 @@ def test_the_command_tells_what_is_wrong(
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["event"] == "error"
     assert words in told["message"]
+
+
+def test_a_file_that_others_may_read_is_said(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = base64.b64encode(bytes(range(32))).decode()
+    text = f"[Interface]\nPrivateKey = {key}\nAddress = 10.0.0.1/32\n"
+    with quick_file(str(tmp_path), text) as path:
+        pathlib.Path(path).chmod(0o644)
+        # An address that is not of this host, so that it ends.
+        assert main(["wg", path, "--json", "--forward", "198.51.100.77:8080:10.0.0.2:80"]) == 2
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["event"] for each in told] == ["warning", "error"]
+    assert told[0]["message"] == f"other users may read {path}, which holds a private key"
+    assert key not in json.dumps(told)
