@@ -178,6 +178,36 @@ def test_a_full_queue_gives_no_cookies_and_takes_none_back() -> None:
     assert listener.accept() is not None
 
 
+@pytest.mark.checklist(35)
+@pytest.mark.parametrize("full", [False, True])
+def test_data_that_comes_before_the_handshake_draws_no_reset(full: bool) -> None:
+    stack, listener = cookie_stack(backlog=1)
+    head = syn_ack(stack)
+    if full:  # the ACK and the first data find no room
+        other = syn_ack(stack, sport=2)
+        feed(stack, ack_of(other))
+        assert feed(stack, ack_of(head)) == []
+        assert feed(stack, ack_of(head, b"first ")) == []
+    second = tcp_packet(48, b"second", src=B4, dst=A4, sport=1000, ack=head.seq + 1)
+    assert feed(stack, second) == []
+    fin = tcp_packet(54, src=B4, dst=A4, sport=1000, ack=head.seq + 1, flags=tcp.ACK | tcp.FIN)
+    assert feed(stack, fin) == []
+    assert stack.drops.counts["before_handshake"] == 2
+    if full:
+        assert listener.accept() is not None
+    feed(stack, ack_of(head, b"first "))
+    feed(stack, second)
+    socket = listener.accept()
+    assert socket is not None
+    assert socket.read(100, 0) == b"first second"
+    # What no cookie of ours can have led to, or not of late, is reset.
+    old = tcp_packet(48, b"second", src=B4, dst=A4, sport=7, ack=head.seq + 1 ^ 1 << 30)
+    assert tcp.decode(feed(stack, old)[0][20:]).flags == tcp.RST
+    late = tcp_packet(48, b"second", src=B4, dst=A4, sport=7, ack=head.seq + 1)
+    syn_ack(stack, now=LIFETIME, sport=9)
+    assert tcp.decode(feed(stack, late, LIFETIME)[0][20:]).flags == tcp.RST
+
+
 @pytest.mark.attack(27)
 def test_cookies_are_limited_and_can_be_switched_off() -> None:
     stack, _ = cookie_stack(StackLimits(embryos=0, cookie_burst=3))

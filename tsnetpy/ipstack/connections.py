@@ -301,14 +301,18 @@ class Connections:
         self._host.enqueue(TxPacket(rx.dst, rx.src, PROTO_TCP, header, [], 0, 0, fields >> 8, fields & 0xFF))
 
     def _cookie_back(self, rx: RxPacket, now: Instant) -> bool:
-        """Handle the ACK of a handshake that we kept nothing of; False if it is none."""
+        """Handle the ACK of a handshake that we kept nothing of, or data that overtook it; False if it is none."""
         listener = self._listener_for(rx)
         if listener is None:
             return False
         offer = self.cookies.check(_flow(rx), rx.seq, rx.ack, rx.options, now)
-        if offer is None:
+        if offer is not None:
+            self._take_cookie(listener, offer, rx, now)
+        elif (rx.payload or rx.flags & FIN) and self.cookies.may_follow(rx.ack, now):
+            # A reset would end what the peer holds for a connection. It sends again, from the segment that counts on.
+            self._host.drops.add("before_handshake")
+        else:
             return False
-        self._take_cookie(listener, offer, rx, now)
         return True
 
     def _take_cookie(self, listener: TcpListenerSocket, offer: SynOptions, rx: RxPacket, now: Instant) -> None:

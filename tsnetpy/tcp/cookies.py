@@ -94,9 +94,8 @@ class SynCookies:
         """Return what the SYN had offered if the segment with *seq*, *ack* and *options* brings back our cookie."""
         iss = (ack - 1) & MASK32
         index = iss >> 24 & 7
-        slot = now // SLOT
-        age = (slot - (iss >> 27)) & _SLOT_MASK
-        if age > 1 or iss & _HASH_MASK != self._hash(name, (seq - 1) & MASK32, index, slot - age):
+        age = _age(iss, now)
+        if age > 1 or iss & _HASH_MASK != self._hash(name, (seq - 1) & MASK32, index, now // SLOT - age):
             self.refused += 1
             return None
         self.accepted += 1
@@ -111,6 +110,19 @@ class SynCookies:
             offer.sack_permitted = bool(extra.ts_ecr & _SACK_BIT)
         return offer
 
+    def may_follow(self, ack: int, now: Instant) -> bool:
+        """Tell whether *ack*, refused by :meth:`check`, may be of a later segment of a handshake that is good.
+
+        The number that *ack* has to fit is in the first segment only, and that may have been lost. So the answer is a
+        guess, right for all such segments, and wrong for one in sixteen others.
+        """
+        return _age((ack - 1) & MASK32, now) <= 1
+
     def _hash(self, name: bytes, seq: int, index: int, slot: int) -> int:
         text = b"%b%b%b%b" % (seq.to_bytes(4, "big"), index.to_bytes(1, "big"), slot.to_bytes(8, "big"), name)
         return int.from_bytes(blake2s_mac(self._secret, text, _HASH_BYTES), "big")
+
+
+def _age(iss: int, now: Instant) -> int:
+    """Return how many slots ago the cookie *iss* was made, modulo 32."""
+    return (now // SLOT - (iss >> 27)) & _SLOT_MASK
