@@ -6,11 +6,14 @@ import anyio
 import pytest
 
 from tests.netstack.kit import pair
+from tsnetpy.base.packet import PeerId, TxBatch
+from tsnetpy.netstack.pump import BREATH, Pump
 from tsnetpy.netstack.tcp import TcpStream
 
 pytestmark = pytest.mark.anyio
 
 STREAMS = 8
+INITIAL_WINDOW = 12_000
 
 
 async def test_answers_of_tasks_woken_together_share_turns() -> None:
@@ -79,6 +82,66 @@ async def test_sends_in_one_turn_of_the_loop_go_out_together() -> None:
         for a, b in ends:
             await a.aclose()
             await b.aclose()
+
+
+class Meter:
+    """Counts what a pump sends within one turn of the event loop."""
+
+    def __init__(self, pump: Pump) -> None:
+        self.most = self.now = 0
+        self._send = pump._underlay.send
+        pump._underlay.send = self.send  # type: ignore[method-assign]  # the wire is looked at
+
+    def send(self, peer: PeerId, batch: TxBatch) -> None:
+        self.now += len(batch.data)
+        self.most = max(self.most, self.now)
+        self._send(peer, batch)
+
+    async def tell_turns(self) -> None:
+        while True:
+            self.now = 0
+            await anyio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio's turns begin with calls of run_sync_soon, all at once
+async def test_after_a_quarter_megabyte_the_loop_has_its_turns() -> None:
+    count = 60
+    async with pair() as net:
+        ends = [await net.connected(1000 + n) for n in range(count)]
+        meter = Meter(net.a.pump)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(meter.tell_turns)
+            await anyio.lowlevel.checkpoint()
+            for a, _ in ends:
+                a._socket.send(bytes(INITIAL_WINDOW), net.a.pump.now())
+            net.a.pump.kick()  # twice as much as may go
+            for _, b in ends:
+                got = 0
+                while got < INITIAL_WINDOW:
+                    got += len(await b.receive())
+            tasks.cancel_scope.cancel()
+        assert BREATH / 2 < meter.most <= 2 * BREATH < count * INITIAL_WINDOW
+
+
+async def test_a_pump_that_is_closed_while_the_loop_has_its_turns_sends_the_rest() -> None:
+    async with pair() as net:
+        ends = [await net.connected(1000 + n) for n in range(60)]
+        for a, _ in ends:
+            a._socket.send(bytes(INITIAL_WINDOW), net.a.pump.now())
+        net.a.pump.kick()
+        assert net.a.pump._held
+        got = 0
+
+        async def take(stream: TcpStream) -> None:
+            nonlocal got
+            async for piece in stream:
+                got += len(piece)
+
+        async with anyio.create_task_group() as tasks:
+            for _, b in ends:
+                tasks.start_soon(take, b)
+            await net.a.pump.close(5)
+        assert got == 60 * INITIAL_WINDOW
 
 
 async def test_a_failure_of_the_data_plane_ends_the_pump() -> None:

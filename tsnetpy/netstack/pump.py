@@ -26,17 +26,17 @@ from .attributes import WhoIs
 
 _ROUNDS: Final = 64
 """Rounds of sending in one turn; what is left waits for the timer task, so that one turn stays bounded."""
-_BREATH: Final = 1 << 18
+BREATH: Final = 1 << 18
 """After so many bytes sent, the event loop gets two turns before there are more.
 
 In them what has come meanwhile is read: acknowledgments, and whatever else lives on this loop. A thousand connections
 that begin at once would otherwise leave as one burst that no receive buffer holds, and those whose part of it is lost
 wait for a retransmission while the others go on.
 """
-
-
 _DELIVERED: Final = frozenset({State.CLOSED, State.FIN_WAIT_2, State.TIME_WAIT})
 """States in which the peer has acknowledged everything, our FIN included (RFC 9293 figure 5)."""
+_SLACK: Final = 1_000_000
+"""1 ms: how early a sleep may end and still count as the deadline."""
 
 
 class Readable(Protocol):
@@ -289,7 +289,7 @@ class Pump:
                     self._sent += len(batch.data)
                 if not self._again and not plane.pending:
                     break
-                if self._sent >= _BREATH and self._soon is not None:
+                if self._sent >= BREATH and self._soon is not None:
                     self._sent = 0
                     self._held = True
                     self._soon(self._breathe)
@@ -350,9 +350,6 @@ class Pump:
                 await self._wake.wait()
         finally:
             self._wake = None
-
-
-_SLACK: Final = 1_000_000  # 1 ms: how early a sleep may end and still count as the deadline
 
 
 def _tell(ready: list[tuple[Socket, int]]) -> None:
