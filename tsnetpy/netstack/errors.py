@@ -12,15 +12,15 @@ _DIAL: Final[dict[str, tuple[int, str, str]]] = {
     "refused": (
         errno.ECONNREFUSED,
         "connection refused",
-        "nothing listens on that port, or the tailnet policy does not allow this node to reach it",
+        "nothing listens on that port, or a policy (the tailnet's, the peer's) does not let this node reach it",
     ),
     "reset": (errno.ECONNRESET, "connection reset while it was being made", ""),
     "timeout": (
         errno.ETIMEDOUT,
         "no answer",
-        "the peer may be offline, or the tailnet policy may silently drop this connection",
+        "the peer may be offline, or a policy (the tailnet's, the peer's) may silently drop this connection",
     ),
-    "unreachable": (errno.EHOSTUNREACH, "no route to host", "no peer of this tailnet has that address"),
+    "unreachable": (errno.EHOSTUNREACH, "no route to host", "no peer has that address"),
     "network-unreachable": (errno.ENETUNREACH, "network is unreachable", "the node has no address of that family"),
 }
 
