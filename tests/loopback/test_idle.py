@@ -1,10 +1,10 @@
 """A node that nobody uses costs no processor: how often it wakes up, counted by the kernel."""
 
-import pathlib
 import time
 
 import pytest
 
+from benchmarks.rest import PROC, Activity
 from tests.loopback.kit import Bench, Box
 
 pytestmark = [pytest.mark.loopback]
@@ -13,17 +13,8 @@ SECONDS = 10
 MOST_PER_MINUTE = 60
 
 
-def wakeups(pid: int) -> int:
-    """Return how often the process has waited and was woken: its voluntary context switches, all threads."""
-    total = 0
-    for status in pathlib.Path(f"/proc/{pid}/task").glob("*/status"):
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        total += int(fields["voluntary_ctxt_switches"])
-    return total
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="the counters are Linux's")
+@pytest.mark.skipif(not (PROC / "self" / "task").exists(), reason="the counters are Linux's")
 def test_wakeups_of_an_idle_node(bench: Bench, box: Box) -> None:
     """Joined, with peers known and relays connected, on both event loops, a serving program among them."""
     programs = {
@@ -36,10 +27,11 @@ def test_wakeups_of_an_idle_node(bench: Bench, box: Box) -> None:
     for program in programs.values():
         program.wait_event("running")
     time.sleep(4)  # the last one's coming is news to the others, and paths are tried once
-    before = {name: wakeups(program.popen.pid) for name, program in programs.items()}
+    before = {name: Activity.of(program.popen.pid).wake_ups for name, program in programs.items()}
     time.sleep(SECONDS)
     per_minute = {
-        name: (wakeups(program.popen.pid) - before[name]) * 60 / SECONDS for name, program in programs.items()
+        name: (Activity.of(program.popen.pid).wake_ups - before[name]) * 60 / SECONDS
+        for name, program in programs.items()
     }
     print("wake-ups per minute:", ", ".join(f"{name} {figure:.0f}" for name, figure in per_minute.items()))
     assert all(figure <= MOST_PER_MINUTE for figure in per_minute.values()), per_minute
