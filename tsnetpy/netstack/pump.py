@@ -160,7 +160,7 @@ class Pump:
                 if self._failure is not None:
                     raise self._failure
                 # A sleep may end a moment early; a deadline that is handled "too early" would not be due and the
-                # loop would spin (architecture, C.3).
+                # loop would spin.
                 now = self.now()
                 deadline = self.dataplane.next_deadline()
                 if deadline is not None and deadline - now < _SLACK:
