@@ -1,7 +1,7 @@
 """SYN cookies: handshakes beyond the cap of half-open ones (RFC 4987)."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.ipstack.kit import A4, A6, B4, B6, Dice, Net, drain, feed, make_stack
@@ -176,6 +176,19 @@ def test_a_full_queue_gives_no_cookies_and_takes_none_back() -> None:
     assert listener.accept() is None
     feed(stack, ack_of(second))
     assert listener.accept() is not None
+
+
+@pytest.mark.attack(54)
+@given(st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFFFFFF), st.sampled_from([0, 1, SLOT - 1, SLOT, 40 * SLOT]))
+@example(0, 0xF8000001, 0)  # a cookie of the slot before the clock began
+def test_no_ack_number_of_a_stranger_is_a_cookie_or_raises(seq: int, ack: int, now: int) -> None:
+    stack, listener = cookie_stack()
+    head = syn_ack(stack, now=now)
+    if (seq, ack) == (head.ack, head.seq + 1):
+        return
+    feed(stack, tcp_packet(seq, src=B4, dst=A4, sport=1000, ack=ack), now)
+    assert stack.syn_cookies.refused == 1
+    assert listener.accept() is None
 
 
 @pytest.mark.checklist(35)

@@ -95,7 +95,8 @@ class SynCookies:
         iss = (ack - 1) & MASK32
         index = iss >> 24 & 7
         age = _age(iss, now)
-        if age > 1 or iss & _HASH_MASK != self._hash(name, (seq - 1) & MASK32, index, now // SLOT - age):
+        slot = now // SLOT - age
+        if age > 1 or slot < 0 or iss & _HASH_MASK != self._hash(name, (seq - 1) & MASK32, index, slot):
             self.refused += 1
             return None
         self.accepted += 1
