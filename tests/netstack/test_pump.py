@@ -1,14 +1,19 @@
 """The pump: what tasks that were woken together send goes out together."""
 
 import contextlib
+import errno
 
 import anyio
 import pytest
 
 from tests.netstack.kit import pair
+from tsnetpy.base.errors import DialError
+from tsnetpy.base.instant import MILLISECOND
 from tsnetpy.base.packet import PeerId, TxBatch
+from tsnetpy.netstack import tcp
 from tsnetpy.netstack.pump import BREATH, Pump
 from tsnetpy.netstack.tcp import TcpStream
+from tsnetpy.testing.internet import Link
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +147,21 @@ async def test_a_pump_that_is_closed_while_the_loop_has_its_turns_sends_the_rest
                 tasks.start_soon(take, b)
             await net.a.pump.close(5)
         assert got == 60 * INITIAL_WINDOW
+
+
+async def test_a_dial_that_outlives_the_node_says_so() -> None:
+    async with pair(Link(delay=MILLISECOND, up=False)) as net:
+
+        async def dial() -> None:
+            with pytest.raises(DialError, match="this node has ended") as caught:
+                await tcp.connect(net.a.pump, net.b.at(80))
+            assert caught.value.errno == errno.ECONNABORTED
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(dial)
+            await anyio.wait_all_tasks_blocked()
+            await net.a.pump.close(0)
+        await dial()  # and so does a later one
 
 
 async def test_a_failure_of_the_data_plane_ends_the_pump() -> None:

@@ -21,6 +21,7 @@ _DIAL: Final[dict[str, tuple[int, str, str]]] = {
         "the peer may be offline, or a policy (the tailnet's, the peer's) may silently drop this connection",
     ),
     "unreachable": (errno.EHOSTUNREACH, "no route to host", "no peer has that address"),
+    "stopped": (errno.ECONNABORTED, "this node has ended", ""),
     "network-unreachable": (errno.ENETUNREACH, "network is unreachable", "the node has no address of that family"),
 }
 

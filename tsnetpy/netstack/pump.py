@@ -330,6 +330,11 @@ class Pump:
         for owner in [socket.owner for socket in self.sockets] + list(self.others):
             cast("Readable", owner).on_ready(-1)
 
+    @property
+    def closing(self) -> bool:
+        """Whether the node is about to end, or has: what is being connected will not come about."""
+        return self.stopped or self._drain is not None
+
     def _undelivered(self) -> bool:
         # A peer that has left the network map can take nothing any more.
         route = self.dataplane.peer_for_ip

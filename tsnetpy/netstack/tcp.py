@@ -330,8 +330,8 @@ class TcpStream(ByteStream):
             connection = self._socket.connection
             if connection.error is not None:
                 return connection.error
-            if self._pump.stopped:
-                return "aborted"
+            if self._pump.closing:
+                return "stopped"
             if connection.state is State.CLOSED:
                 return "reset"
             if connection.state not in HANDSHAKE:
