@@ -131,18 +131,55 @@ def fairness(flows: int = 16, rate: int = 20_000_000, rtt: int = 40, seconds: in
     return jain, sum(got) * 8 * SECOND / (rate * span)
 
 
-def long_fat(congestion: str, loss: float, *, sack: bool = True, seconds: int = 30) -> float:
-    """Return the share of a 100 Mbit/s link with a round-trip time of 100 ms that one long flow fills."""
-    rate, rtt = 100_000_000, 100
-    sim = Simulator(3, coalesce=MILLISECOND // 2)
-    config = TcpConfig(congestion=congestion, sack=sack)
+def long_fat(
+    congestion: str,
+    loss: float,
+    *,
+    sack: bool = True,
+    tolerance: bool = True,
+    seconds: int = 30,
+    skip: int = 0,
+    rtt: int = 100,
+    seed: int = 3,
+) -> float:
+    """Return the share of a 100 Mbit/s link that one long flow fills, after *skip* of its *seconds*.
+
+    The queue holds one bandwidth-delay product; *rtt* is in milliseconds, *tolerance* that of rare losses.
+    """
+    rate = 100_000_000
+    sim = Simulator(seed, coalesce=MILLISECOND // 2)
+    config = TcpConfig(congestion=congestion, sack=sack, loss_tolerance=tolerance)
     a, b = sim.stack("100.64.0.1", tcp=config), sim.stack("100.64.0.2", tcp=config)
     queue = rate * rtt // 8000
     back = LinkConfig(rate=rate, delay=ms(rtt / 2))
     sim.connect(a, b, LinkConfig(rate=rate, delay=ms(rtt / 2), queue=queue, loss=loss), back)
     transfer = Transfer(sim, a, b, rate // 8 * seconds)
-    sim.run_for(seconds * SECOND)
-    return transfer.received * 8 / (rate * seconds)
+    sim.run_for(skip * SECOND)
+    before = transfer.received
+    sim.run_for((seconds - skip) * SECOND)
+    return (transfer.received - before) * 8 / (rate * (seconds - skip))
+
+
+def beside_plain(queue: float, first: bool, second: bool, rate: int = 20_000_000, rtt: int = 40) -> tuple[float, float]:
+    """Return the Mbit/s of two flows over one bottleneck, of which *first* and *second* tell who bears rare losses.
+
+    *queue* is in bandwidth-delay products. The second flow starts a second later; bytes count for 20 s after ten.
+    """
+    sim = Simulator(3, coalesce=MILLISECOND // 10)
+    server = sim.stack("100.64.0.1")
+    shared = sim.wire(LinkConfig(rate=rate, delay=ms(rtt / 2), queue=int(queue * rate * rtt / 8000)))
+    transfers: list[Transfer] = []
+    for at, tolerance in enumerate((first, second)):
+        client = sim.stack(f"100.64.1.{at + 1}", tcp=TcpConfig(loss_tolerance=tolerance))
+        sim.attach(client, server, shared)
+        sim.attach(server, client, sim.wire(LinkConfig(delay=ms(rtt / 2))))
+        transfers.append(Transfer(sim, client, server, rate // 8 * 30, 5000 + at))
+        sim.run_for(SECOND)
+    sim.run_for(8 * SECOND)
+    before = [t.received for t in transfers]
+    sim.run_for(20 * SECOND)
+    one, two = ((t.received - b) * 8 / 20e6 for t, b in zip(transfers, before))
+    return one, two
 
 
 def render(table: dict[str, dict[str, float]]) -> str:
@@ -161,6 +198,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=SIZE, help="bytes per transfer (the snapshot needs the default)")
     parser.add_argument("--fairness", action="store_true", help="16 flows over one bottleneck instead: Jain's index")
     parser.add_argument("--long-fat", metavar="NAME", help="one flow of that congestion control, 100 Mbit/s and 100 ms")
+    parser.add_argument("--neighbours", action="store_true", help="two flows that take rare losses differently")
     args = parser.parse_args()
     if args.fairness:
         jain, share = fairness()
@@ -168,7 +206,19 @@ def main() -> int:
         return 0
     if args.long_fat:
         for loss in (0.0001, 0.01):
-            sys.stdout.write(f"loss {loss:.2%}: {long_fat(args.long_fat, loss):.1%} of the link\n")
+            for tolerance in (True, False):
+                shares = [long_fat(args.long_fat, loss, tolerance=tolerance, seed=seed) for seed in SEEDS]
+                spelt = ", ".join(f"{share:.1%}" for share in shares)
+                sys.stdout.write(
+                    f"loss {loss:.2%}, {'rare ones borne' if tolerance else 'plain'}: {spelt} of the link\n"
+                )
+        return 0
+    if args.neighbours:
+        sys.stdout.write("Mbit/s of two flows at 20 Mbit/s and 40 ms; + bears rare losses, - is plain\n")
+        for queue in (1.0, 0.5, 0.25, 0.1):
+            pairs = [(a, b, *beside_plain(queue, a, b)) for a in (False, True) for b in (False, True)]
+            spelt = "   ".join(f"{'-+'[a]}{'-+'[b]} {one:5.1f} {two:5.1f}" for a, b, one, two in pairs)
+            sys.stdout.write(f"queue {queue:4.2f} BDP: {spelt}\n")
         return 0
     table = run(args.size)
     sys.stdout.write(render(table))

@@ -34,6 +34,8 @@ class TcpConfig:
     """RFC 6928."""
     congestion: str = "cubic"
     """A name in ``tcp.congestion.registry``: "cubic" (RFC 9438) or "reno" (RFC 5681)."""
+    loss_tolerance: bool = True
+    """Rare losses in round trips without a queue are repaired without slowing down (``docs/congestion.md``)."""
     pacing: bool = True
     """Spread a window over the round trip on paths of more than 3 ms, in steps of two milliseconds' worth."""
     delayed_ack: Duration = 40 * MILLISECOND

@@ -9,7 +9,8 @@ from typing import Final, final
 
 from tsnetpy.base.instant import MILLISECOND, Instant
 
-from .congestion.base import CongestionControl
+from .congestion.base import INFINITE_SSTHRESH, CongestionControl
+from .congestion.tolerance import LossTolerance
 from .flight import Flight
 from .prr import RateReduction
 from .rack import DUP_THRESH, Rack
@@ -52,6 +53,8 @@ class Recovery:
         "_round_end",
         "_rtt",
         "_tcb",
+        "_tolerance",
+        "_tolerated",
         "dsack",
         "dup_acks",
         "first_due",
@@ -82,6 +85,8 @@ class Recovery:
         self._known = -1  # SND.UNA plus reported bytes before the SACK blocks of the ACK under way
         self._highest = tcb.iss  # end of the highest packet that the SACK blocks of the latest ACK reported
         self._round_end = tcb.iss
+        self._tolerance: LossTolerance | None = None
+        self._tolerated = 0  # the window to return to after a recovery that is taken for no congestion, else 0
 
     def pipe(self) -> int:
         """Return the estimate of bytes in the network."""
@@ -288,7 +293,8 @@ class Recovery:
         tcb = self._tcb
         cc = self._cc
         if self.state == RECOVERY:
-            cc.cwnd = cc.ssthresh
+            cc.cwnd = self._tolerated or cc.ssthresh
+            self._tolerated = 0
             if not tcb.sack_on:
                 # RFC 6582 §3.2 step 3 (1): no burst when little is left in flight.
                 cc.cwnd = min(cc.ssthresh, max(tcb.snd_nxt - tcb.snd_una, cc.mss) + cc.mss)
@@ -306,7 +312,11 @@ class Recovery:
         cc = self._cc
         undo = self.undo
         self._tcb.stats.undos += 1
-        cc.undo(undo.cwnd, undo.ssthresh)
+        if self._tolerated:
+            cc.cwnd = max(cc.cwnd, self._tolerated)  # no more than that was taken
+            self._tolerated = 0
+        else:
+            cc.undo(undo.cwnd, undo.ssthresh)
         undo.forget()
         if self.state != OPEN:
             if self.state == LOSS:
@@ -348,10 +358,13 @@ class Recovery:
         if self.state == OPEN and flight.lost.total:
             self.enter(delivered, now)
             entered = True
+        elif self._tolerated and flight.lost.total > before:
+            self._lost_more(flight.lost.total - before, now)
         if self.state == RECOVERY and delivered > 0:
             cc = self._cc
             safe = advanced and not entered and flight.lost.total <= before
-            cc.cwnd = max(self._prr.window(delivered, flight.pipe(), cc.ssthresh, cc.mss, safe), cc.mss)
+            target = self._tolerated or cc.ssthresh
+            cc.cwnd = max(self._prr.window(delivered, flight.pipe(), target, cc.mss, safe), cc.mss)
         return entered
 
     def find_losses(self, now: Instant) -> None:
@@ -377,7 +390,8 @@ class Recovery:
         if self.state == OPEN and self.flight.lost.total:
             self.enter(0, due)
             cc = self._cc
-            cc.cwnd = max(self._prr.window(0, self.flight.pipe(), cc.ssthresh, cc.mss, False), cc.mss)
+            target = self._tolerated or cc.ssthresh
+            cc.cwnd = max(self._prr.window(0, self.flight.pipe(), target, cc.mss, False), cc.mss)
             return True
         return False
 
@@ -416,7 +430,29 @@ class Recovery:
         self.first_due = True
         self._rescued = False
         self._prr.start(tcb.snd_nxt - una - self.flight.sacked.total + delivered)
-        cc.on_congestion(tcb.snd_nxt - una, now)
+        self._tolerated = 0
+        keep = 0.0
+        if tcb.sack_on and tcb.config.loss_tolerance:
+            tolerance = self._tolerance
+            if tolerance is None:
+                tolerance = self._tolerance = LossTolerance(tcb.iss)
+            out = tcb.snd_nxt - una
+            keep = tolerance.keeps(una, self.flight.lost.total, out, cc.mss, self.rack.rtt, self._rtt.min_rtt)
+            if keep == 1:
+                self._tolerated = cc.cwnd
+                return
+            if cc.ssthresh != INFINITE_SSTHRESH:
+                keep = 0.0  # with a queue that is not slow start's own: the neighbours may have made it
+        cc.on_congestion(tcb.snd_nxt - una, now, keep)
+
+    def _lost_more(self, lost: int, now: Instant) -> None:
+        """*lost* more bytes were found lost in a recovery that was taken for no congestion: perhaps it is one."""
+        tcb = self._tcb
+        cc = self._cc
+        if self._tolerance is None or self._tolerance.goes_on(lost, cc.mss):
+            return
+        self._tolerated = 0
+        cc.on_congestion(tcb.snd_nxt - tcb.snd_una, now)
 
     def lose_tail(self, start: int, now: Instant) -> None:
         """A tail probe arrived, but what was sent before *start* two round trips ago did not."""
@@ -433,6 +469,7 @@ class Recovery:
         tcb = self._tcb
         cc = self._cc
         una = tcb.snd_una
+        self._tolerated = 0
         if self.state == LOSS:
             cc.cwnd = cc.mss  # ssthresh stays: the same segment timed out again (RFC 5681 §3.1)
             self.undo.f_rto = F_RTO_OFF
@@ -449,6 +486,7 @@ class Recovery:
     def on_mtu_shrunk(self) -> None:
         """What is outstanding was too big for the path: send it again, without penalty (RFC 8201 §5.4 spirit)."""
         self.undo.forget()
+        self._tolerated = 0
         self._resend_all()
 
     def _resend_all(self) -> None:

@@ -39,8 +39,11 @@ class CongestionControl(ABC):
         """
 
     @abstractmethod
-    def on_congestion(self, flight: int, now: Instant) -> None:
-        """Loss was detected with *flight* bytes outstanding: set ssthresh and shrink to it."""
+    def on_congestion(self, flight: int, now: Instant, keep: float = 0.0) -> None:
+        """Loss was detected with *flight* bytes outstanding: set ssthresh and shrink to it.
+
+        *keep* is the least share to keep, if the loss was a rare one (:mod:`.tolerance`).
+        """
 
     def on_timeout(self, flight: int, now: Instant) -> None:
         """The first retransmission timeout of a window: ssthresh as for loss, then one packet (RFC 5681 §3.1)."""

@@ -102,13 +102,13 @@ class Cubic(CongestionControl):
             self._fraction -= whole
             self.cwnd += whole
 
-    def on_congestion(self, flight: int, now: Instant) -> None:
+    def on_congestion(self, flight: int, now: Instant, keep: float = 0.0) -> None:
         """Multiplicative decrease, with fast convergence (§4.6, §4.7)."""
         self._before = (self._plateau, self._prior, self._k, self._epoch)
         cwnd = float(min(self.cwnd, max(flight, self.mss)))
         self._prior = cwnd
         self._plateau = cwnd * (1 + _BETA) / 2 if cwnd < self._plateau else cwnd
-        self.ssthresh = max(int(cwnd * _BETA), 2 * self.mss)
+        self.ssthresh = max(int(cwnd * _BETA), int(self.cwnd * keep), 2 * self.mss)
         self.cwnd = self.ssthresh
         self._epoch = _NO_EPOCH
 

@@ -36,8 +36,8 @@ class Reno(CongestionControl):
             self._credit -= self.cwnd
             self.cwnd += self.mss
 
-    def on_congestion(self, flight: int, now: Instant) -> None:
+    def on_congestion(self, flight: int, now: Instant, keep: float = 0.0) -> None:
         """Halve what was in flight (RFC 5681 equation 4)."""
-        self.ssthresh = max(flight >> 1, 2 * self.mss)
+        self.ssthresh = max(flight >> 1, int(self.cwnd * keep), 2 * self.mss)
         self.cwnd = self.ssthresh
         self._credit = 0

@@ -92,6 +92,7 @@ def linux_like() -> TcpConfig:
         snd_buf=256 << 10,
         snd_buf_max=4 << 20,
         nodelay=False,
+        loss_tolerance=False,  # Linux's CUBIC takes every loss for congestion
         pacing=False,  # the scripts replace the queueing discipline that would pace
         delayed_ack=0,  # Linux starts in quick-ack mode, and no public script leaves it
         congestion="cubic" if _has_congestion_control("cubic") else "reno",
