@@ -87,7 +87,7 @@ def copy_tree(target: pathlib.Path) -> None:
         shutil.rmtree(target)
     target.mkdir(parents=True)
     ignore = shutil.ignore_patterns("__pycache__", "*.so", "interop")
-    for name in ("tsnetpy", "tests", "apps", "benchmarks", "tools"):
+    for name in ("tsnetpy", "tests", "apps", "benchmarks", "tools", "docs"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, target / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
