@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import pwd
+import signal
 import socket
 import stat
 import threading
@@ -17,6 +18,7 @@ from tsnetpy.ssh._paramiko import Connection
 from tsnetpy.ssh.account import Account, own_account
 from tsnetpy.ssh.hostkeys import HostKey, load_or_create
 from tsnetpy.ssh.policy import Decision
+from tsnetpy.ssh.process import Program
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 Connect = Callable[..., paramiko.Transport]
@@ -276,3 +278,14 @@ def test_an_account_without_login_shell_gets_one() -> None:
     account = own_account({"SHELL": "/bin/sh"})
     assert account.uid == os.getuid()
     assert not account.shell.endswith(("nologin", "false"))
+
+
+def test_a_program_that_ignores_the_hangup_is_ended_too(tmp_path: pathlib.Path) -> None:
+    """As every session does under a server that was started with ``nohup``."""
+    argv = ["/bin/sh", "sh", "-c", "trap '' HUP; echo ready; while :; do sleep 60; done"]
+    program = Program(argv, {"PATH": os.environ["PATH"]}, str(tmp_path))
+    assert program.stdout.readline() == b"ready\n"
+    program.hang_up()
+    assert program.ended
+    assert program.wait() == 128 + signal.SIGKILL
+    program.close()

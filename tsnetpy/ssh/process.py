@@ -21,7 +21,8 @@ from .account import Account
 # A new session's leader takes the first terminal that it opens as its controlling one. Doing that in a fresh
 # interpreter instead of between fork and exec keeps this safe in a process that has threads.
 _TAKE_TERMINAL = "import os,sys\nos.close(os.open(os.ttyname(0),os.O_RDWR))\nos.execv(sys.argv[1],sys.argv[2:])\n"
-_HANGUP_GRACE_S = 2.0
+_HANGUP_GRACE_S = 1.0
+"""The server itself is to be gone two seconds after Ctrl-C, and under ``nohup`` its sessions ignore SIGHUP as it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
