@@ -22,7 +22,7 @@ from .account import Account
 # interpreter instead of between fork and exec keeps this safe in a process that has threads.
 _TAKE_TERMINAL = "import os,sys\nos.close(os.open(os.ttyname(0),os.O_RDWR))\nos.execv(sys.argv[1],sys.argv[2:])\n"
 _HANGUP_GRACE_S = 1.0
-"""The server itself is to be gone two seconds after Ctrl-C, and under ``nohup`` its sessions ignore SIGHUP as it does."""
+"""The server is to be gone two seconds after Ctrl-C, and under ``nohup`` its sessions ignore SIGHUP as it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
